@@ -1,0 +1,35 @@
+//! http-wasm for nginx: hosts guests of the `http_handler` ABI.
+//!
+//! ```text
+//!        abi   http   error             bytes and integers
+//!          \    |    /
+//!            memory                     (ptr, len) becomes bytes here and nowhere else
+//!              \ |
+//!              host                     trait Host, permissions, host functions
+//!                |
+//!           host::linker                the first file that says "wasmtime"
+//!                |
+//!             runtime                   guest, instance, pool, wasi: no nginx
+//!                |
+//! ---------------+-------------------- feature "module"
+//!              nginx                    directives, access handler, filters; all unsafe code
+//! ```
+//!
+//! Arrows point down only. `cargo test --no-default-features` builds everything above the line
+//! without nginx and proves it.
+
+#[forbid(unsafe_code)]
+pub mod abi;
+#[forbid(unsafe_code)]
+pub mod error;
+#[forbid(unsafe_code)]
+pub mod host;
+#[forbid(unsafe_code)]
+pub mod http;
+#[forbid(unsafe_code)]
+pub mod memory;
+#[forbid(unsafe_code)]
+pub mod runtime;
+
+#[cfg(feature = "module")]
+mod nginx;

@@ -1,0 +1,155 @@
+//! Guests and the engine that runs them: settings, limits, and the parts that know WebAssembly but
+//! no web server.
+
+pub mod guest;
+pub mod instance;
+pub mod pool;
+pub mod wasi;
+
+use wasmtime::{Config, ResourceLimiter, WasmBacktraceDetails};
+pub use wasmtime::{Engine, Module};
+
+use crate::error::LoadError;
+
+/// Where compilation may run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compile {
+    /// On the calling thread; no other thread is ever started. A process that forks later must not
+    /// have any: the compiler's thread pool would be gone in the child and waited for for ever.
+    Serial,
+    /// On all cores, for a process that lives only to compile.
+    Parallel,
+}
+
+/// An engine. What one compiles and serializes the other loads, whatever their [`Compile`] is.
+pub fn engine(compile: Compile) -> Result<Engine, LoadError> {
+    Engine::new(&config(compile)).map_err(|error| LoadError::Engine(describe(&error)))
+}
+
+fn config(compile: Compile) -> Config {
+    let mut config = Config::new();
+    config
+        .parallel_compilation(compile == Compile::Parallel)
+        // A guest can be stopped or made to yield anywhere. Costs nothing where guests call the
+        // host and a fifth in tight loops; fuel costs a quarter.
+        .epoch_interruption(true)
+        // File and line in backtraces for guests with debug information. Costs memory only, and
+        // only for those guests.
+        .wasm_backtrace_details(WasmBacktraceDetails::Enable)
+        // Instances share the initial image of their memory until they write to it.
+        .memory_init_cow(true)
+        // Pointers of the ABI are 32 bits wide and address one memory. Refusing the others here
+        // makes the compiler say so, with the offset.
+        .wasm_memory64(false)
+        .wasm_multi_memory(false)
+        // Wide enough for goroutines and regular expressions, small enough for the fiber's stack
+        // of 2 MiB to hold it and the host functions on top.
+        .max_wasm_stack(512 << 10);
+    // The memory reservation stays at 4 GiB of addresses per memory: with it bounds checks cost
+    // nothing, without it compute-bound guests lose 38 %.
+    config
+}
+
+/// An error of the engine in one line, from the outermost context to the cause. The text format's
+/// parser draws a picture of several lines, of which the message and the position are kept.
+pub(crate) fn describe(error: &wasmtime::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        // A backtrace is a context too, and the only way to tell is its headline; it has a place
+        // of its own.
+        if cause.starts_with("error while executing at wasm backtrace") {
+            continue;
+        }
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        let mut lines = cause.lines().map(str::trim);
+        text.push_str(lines.next().unwrap_or_default());
+        if let Some(position) = lines.find_map(|line| line.strip_prefix("--> <anon>:")) {
+            text.push_str(" at line ");
+            text.push_str(position);
+        }
+    }
+    text.replace(char::is_control, "?")
+}
+
+/// What one instance may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Linear memory. Growing beyond it fails as the specification of WebAssembly has it: the
+    /// guest gets -1.
+    pub memory_bytes: usize,
+    /// Elements of one table, eight bytes each. A table holds about as many as a guest has
+    /// functions whose address is taken.
+    pub table_elements: usize,
+}
+
+impl Default for Limits {
+    /// 128 MiB is what guests in Go need to be at ease; 2^20 elements (8 MiB) are forty times the
+    /// table of an 11 MB Go guest.
+    fn default() -> Self {
+        Limits {
+            memory_bytes: 128 << 20,
+            table_elements: 1 << 20,
+        }
+    }
+}
+
+/// Enforces [`Limits`] in one store and remembers what it refused.
+#[derive(Debug)]
+pub(crate) struct Limiter {
+    limits: Limits,
+    /// The largest memory that was asked for in vain during the current call.
+    pub(crate) refused_bytes: Option<usize>,
+}
+
+impl Limiter {
+    pub(crate) fn new(limits: Limits) -> Self {
+        Limiter {
+            limits,
+            refused_bytes: None,
+        }
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        self.limits
+    }
+}
+
+impl ResourceLimiter for Limiter {
+    fn memory_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let allowed = desired <= self.limits.memory_bytes;
+        if !allowed {
+            self.refused_bytes = self.refused_bytes.max(Some(desired));
+        }
+        Ok(allowed)
+    }
+
+    fn table_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        Ok(desired <= self.limits.table_elements)
+    }
+
+    fn instances(&self) -> usize {
+        1
+    }
+
+    fn tables(&self) -> usize {
+        16
+    }
+
+    fn memories(&self) -> usize {
+        // The guest's, and one that the engine counts for garbage-collected values.
+        2
+    }
+}

@@ -1,0 +1,341 @@
+//! From bytes to a guest that can be started: compiling, checking what it exports and imports,
+//! linking ahead, start functions. Every [`LoadError`] about a guest is born here.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use wasmtime::{
+    Engine, ExternType, FuncType, InstancePre, Linker, Module, Store, Trap, ValType, WasmBacktrace,
+};
+
+use super::instance::{Data, Instance, Loan};
+use super::wasi::{self, Wasi};
+use super::{Limits, describe};
+use crate::abi::{
+    EXPORT_HANDLE_REQUEST, EXPORT_HANDLE_RESPONSE, EXPORT_MEMORY, Level, WASI_MODULE,
+};
+use crate::error::{Denial, Exit, LoadError, Quoted};
+use crate::host::{Host, Phase, linker};
+
+/// Ticks that no process lives to see: a guest is never interrupted. Half the range, because the
+/// engine adds the current epoch to it.
+const NEVER: u64 = u64::MAX / 2;
+
+/// What an operator decides about one guest.
+#[derive(Clone)]
+pub struct Settings {
+    /// How logs call it.
+    pub name: String,
+    /// What `get_config` returns.
+    pub config: Bytes,
+    /// What one instance may use.
+    pub limits: Limits,
+    /// Environment variables, for guests that import WASI.
+    pub env: Vec<(String, String)>,
+    /// Directories, for guests that import WASI.
+    pub dirs: Vec<Dir>,
+}
+
+/// A directory lent to a guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dir {
+    /// Where it is.
+    pub host: PathBuf,
+    /// What the guest calls it.
+    pub guest: String,
+    /// Whether the guest may change what is in it.
+    pub writable: bool,
+}
+
+/// Compiles a core module in binary or text format.
+pub fn compile(engine: &Engine, bytes: &[u8]) -> Result<Module, LoadError> {
+    // Version 13, layer 1: what component tools write.
+    if bytes.starts_with(b"\0asm\x0d\0\x01\0") {
+        return Err(LoadError::Component);
+    }
+    Module::new(engine, bytes).map_err(|error| {
+        let reason = describe(&error);
+        if bytes.starts_with(b"\0asm") {
+            LoadError::Compile(reason)
+        } else if !looks_like_text(bytes) {
+            LoadError::NotWasm(reason)
+        } else if reason.contains("WebAssembly component") {
+            LoadError::Component
+        } else {
+            LoadError::Compile(reason)
+        }
+    })
+}
+
+/// Text format starts with a parenthesis or a comment.
+fn looks_like_text(bytes: &[u8]) -> bool {
+    let text = bytes.trim_ascii_start();
+    text.starts_with(b"(") || text.starts_with(b";;")
+}
+
+/// A guest that was checked and linked: instances are made from it at the cost of their memory.
+pub struct Guest<H: Host> {
+    pre: InstancePre<Data<H>>,
+    settings: Settings,
+    imports_wasi: bool,
+    exit_was_reported: AtomicBool,
+}
+
+impl<H: Host> Guest<H> {
+    /// Checks everything that can be checked without running the guest's code.
+    pub fn new(engine: &Engine, module: &Module, settings: Settings) -> Result<Self, LoadError> {
+        check_exports(module)?;
+        check_sizes(module, &settings.limits)?;
+        let imports_wasi = module
+            .imports()
+            .any(|import| import.module() == WASI_MODULE);
+        let failed = |error| LoadError::Engine(describe(&error));
+        let mut linker = Linker::new(engine);
+        linker::add_to_linker(&mut linker).map_err(failed)?;
+        if imports_wasi {
+            wasi::add_to_linker(&mut linker).map_err(failed)?;
+        }
+        check_imports(&linker, module, &settings)?;
+        Ok(Guest {
+            pre: linker.instantiate_pre(module).map_err(failed)?,
+            settings,
+            imports_wasi,
+            exit_was_reported: AtomicBool::new(false),
+        })
+    }
+
+    /// How logs call it.
+    pub fn name(&self) -> &str {
+        &self.settings.name
+    }
+
+    /// What the operator decided.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Makes an instance and runs its start functions: the module's start section, then
+    /// `_initialize` if exported, else `_start` if exported.
+    ///
+    /// Not to be called in a process that forks later and whose children call it too, for guests
+    /// that import WASI: the children would share the state of the random number generator.
+    pub async fn start(&self, host: H) -> Result<Instance<H>, LoadError> {
+        let wasi = match self.imports_wasi {
+            true => Some(Wasi::new(&self.settings)?),
+            false => None,
+        };
+        let mut store = self.store(wasi);
+        let mut loan =
+            Loan::begin(&mut store, host, Phase::Start, INSTANTIATE).map_err(LoadError::Start)?;
+        let result = self.run_start_functions(&mut loan).await;
+        if let Err(error) = &result
+            && loan.call == INSTANTIATE
+            && !ran_code(error)
+        {
+            return Err(LoadError::Instantiate(describe(error)));
+        }
+        let instance = loan.end(result).map_err(LoadError::Start)?;
+        Instance::new(store, instance)
+    }
+
+    /// The one place where stores are made, so that none is without limits.
+    fn store(&self, wasi: Option<Wasi>) -> Store<Data<H>> {
+        let mut store = Store::new(self.pre.module().engine(), Data::new(&self.settings, wasi));
+        store.limiter(|data| &mut data.limiter);
+        store.set_epoch_deadline(NEVER);
+        store
+    }
+
+    async fn run_start_functions(
+        &self,
+        loan: &mut Loan<'_, H>,
+    ) -> wasmtime::Result<wasmtime::Instance> {
+        let instance = self.pre.instantiate_async(&mut *loan.store).await?;
+        for name in [INITIALIZE, START] {
+            let Some(function) = instance.get_func(&mut *loan.store, name) else {
+                continue;
+            };
+            loan.call = name;
+            let function = function.typed::<(), ()>(&*loan.store)?;
+            match function.call_async(&mut *loan.store, ()).await {
+                Err(error) if name == START && is_success(&error) => self.report_exit(loan.store),
+                result => result?,
+            }
+            break;
+        }
+        Ok(instance)
+    }
+
+    /// Commands end with an exit; a guest must go on living. Those that merely were built as a
+    /// command work all the same, and once is enough to say so.
+    fn report_exit(&self, store: &mut Store<Data<H>>) {
+        if let Ok(host) = store.data_mut().state.any_phase()
+            && !self.exit_was_reported.swap(true, Ordering::Relaxed)
+        {
+            host.log(
+                Level::Warn,
+                b"_start called proc_exit(0); tolerated, but build the guest as a reactor \
+                  that exports _initialize (-buildmode=c-shared)",
+            );
+        }
+    }
+}
+
+const INSTANTIATE: &str = "start section";
+const INITIALIZE: &str = "_initialize";
+const START: &str = "_start";
+
+fn is_success(error: &wasmtime::Error) -> bool {
+    matches!(error.downcast_ref(), Some(Exit { code: 0 }))
+}
+
+/// Whether an instantiation got as far as the guest's code.
+fn ran_code(error: &wasmtime::Error) -> bool {
+    error.is::<WasmBacktrace>() || error.is::<Trap>() || error.is::<Denial>() || error.is::<Exit>()
+}
+
+fn check_exports(module: &Module) -> Result<(), LoadError> {
+    let functions: [(_, _, &[ValType], &[ValType]); 2] = [
+        (
+            EXPORT_HANDLE_REQUEST,
+            "a function () -> i64",
+            &[],
+            &[ValType::I64],
+        ),
+        (
+            EXPORT_HANDLE_RESPONSE,
+            "a function (i32, i32) -> ()",
+            &[ValType::I32, ValType::I32],
+            &[],
+        ),
+    ];
+    for (name, expected, params, results) in functions {
+        let is_right = |ty: &ExternType| match ty {
+            ExternType::Func(ty) => same(ty.params(), params) && same(ty.results(), results),
+            _ => false,
+        };
+        check_export(module, name, expected, is_right)?;
+    }
+    // Memories that are shared or 64 bits wide are not enabled in the engine; asked again, because
+    // a precompiled module need not have come through the same settings.
+    let is_right = |ty: &ExternType| match ty {
+        ExternType::Memory(memory) => !memory.is_64() && !memory.is_shared(),
+        _ => false,
+    };
+    check_export(module, EXPORT_MEMORY, "a 32-bit unshared memory", is_right)?;
+    let is_start = |ty: &ExternType| match ty {
+        ExternType::Func(ty) => same(ty.params(), &[]) && same(ty.results(), &[]),
+        _ => false,
+    };
+    for name in [INITIALIZE, START] {
+        if module.get_export(name).is_some() {
+            check_export(module, name, "a function () -> ()", is_start)?;
+        }
+    }
+    Ok(())
+}
+
+fn check_export(
+    module: &Module,
+    name: &'static str,
+    expected: &'static str,
+    is_right: impl Fn(&ExternType) -> bool,
+) -> Result<(), LoadError> {
+    match module.get_export(name) {
+        None => Err(LoadError::MissingExport { name, expected }),
+        Some(ty) if is_right(&ty) => Ok(()),
+        Some(ty) => Err(LoadError::ExportType {
+            name,
+            expected,
+            found: type_name(&ty),
+        }),
+    }
+}
+
+fn same(types: impl ExactSizeIterator<Item = ValType>, expected: &[ValType]) -> bool {
+    types.len() == expected.len() && types.zip(expected).all(|(a, b)| ValType::eq(&a, b))
+}
+
+fn check_sizes(module: &Module, limits: &Limits) -> Result<(), LoadError> {
+    let resources = module.resources_required();
+    if let Some(ExternType::Memory(memory)) = module.get_export(EXPORT_MEMORY) {
+        let needs_bytes = memory.minimum().saturating_mul(memory.page_size());
+        if needs_bytes > limits.memory_bytes as u64 {
+            return Err(LoadError::Memory {
+                needs_bytes,
+                limit_bytes: limits.memory_bytes,
+            });
+        }
+    }
+    match resources.max_initial_table_size {
+        Some(needs) if needs > limits.table_elements as u64 => Err(LoadError::Table {
+            needs,
+            limit: limits.table_elements,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Names every import that is not there, and then every one that is there with another type. The
+/// engine would stop at the first.
+fn check_imports<H: Host>(
+    linker: &Linker<Data<H>>,
+    module: &Module,
+    settings: &Settings,
+) -> Result<(), LoadError> {
+    let mut store = Store::new(module.engine(), Data::new(settings, None));
+    let (mut unknown, mut mismatched) = (Vec::new(), Vec::new());
+    for import in module.imports() {
+        let name = format!(
+            "\"{}\".\"{}\"",
+            Quoted::new(import.module().as_bytes()),
+            Quoted::new(import.name().as_bytes())
+        );
+        let wanted = import.ty();
+        let Some(provided) = linker.get_by_import(&mut store, &import) else {
+            unknown.push(format!("{name} ({})", type_name(&wanted)));
+            continue;
+        };
+        let provided = provided.ty(&store);
+        let matches = match (&provided, &wanted) {
+            (ExternType::Func(provided), ExternType::Func(wanted)) => provided.matches(wanted),
+            _ => false,
+        };
+        if !matches {
+            let (wanted, provided) = (type_name(&wanted), type_name(&provided));
+            mismatched.push(format!("{name} as {wanted}, expected {provided}"));
+        }
+    }
+    if !unknown.is_empty() {
+        Err(LoadError::UnknownImports(unknown.join(", ")))
+    } else if !mismatched.is_empty() {
+        Err(LoadError::ImportTypes(mismatched.join(", ")))
+    } else {
+        Ok(())
+    }
+}
+
+fn type_name(ty: &ExternType) -> String {
+    match ty {
+        ExternType::Func(ty) => function_type_name(ty),
+        ExternType::Global(_) => "a global".into(),
+        ExternType::Table(_) => "a table".into(),
+        ExternType::Memory(ty) if ty.is_64() => "a 64-bit memory".into(),
+        ExternType::Memory(ty) if ty.is_shared() => "a shared memory".into(),
+        ExternType::Memory(_) => "a memory".into(),
+        ExternType::Tag(_) => "a tag".into(),
+    }
+}
+
+fn function_type_name(ty: &FuncType) -> String {
+    let join = |types: &mut dyn Iterator<Item = ValType>| {
+        let names: Vec<String> = types.map(|ty| ty.to_string()).collect();
+        names.join(", ")
+    };
+    let params = join(&mut ty.params());
+    match ty.results().len() {
+        1 => format!("a function ({params}) -> {}", join(&mut ty.results())),
+        _ => format!("a function ({params}) -> ({})", join(&mut ty.results())),
+    }
+}

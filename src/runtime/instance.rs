@@ -1,0 +1,224 @@
+//! One running guest: its store, the two functions of the ABI, and the rule that an exchange is
+//! lent to it for exactly one call.
+
+use wasmtime::{Memory, Store, Trap, TypedFunc, WasmBacktrace};
+
+use super::guest::Settings;
+use super::wasi::Wasi;
+use super::{Limiter, describe};
+use crate::abi::{EXPORT_HANDLE_REQUEST, EXPORT_HANDLE_RESPONSE, Features, Next};
+use crate::error::{CallError, Cause, Denial, Exit, LoadError};
+use crate::host::linker::Embed;
+use crate::host::{Host, Phase, State};
+
+/// What a store holds beside the instance.
+pub(crate) struct Data<H> {
+    pub(crate) state: State<H>,
+    pub(crate) memory: Option<Memory>,
+    pub(crate) limiter: Limiter,
+    /// Nothing for guests that do not import it.
+    pub(crate) wasi: Option<Wasi>,
+    poisoned: bool,
+}
+
+impl<H: Host> Data<H> {
+    pub(crate) fn new(settings: &Settings, wasi: Option<Wasi>) -> Self {
+        Data {
+            state: State::new(settings.config.clone()),
+            memory: None,
+            limiter: Limiter::new(settings.limits),
+            wasi,
+            poisoned: false,
+        }
+    }
+}
+
+impl<H: Host> Embed for Data<H> {
+    type Host = H;
+
+    fn state(&mut self) -> &mut State<H> {
+        &mut self.state
+    }
+
+    fn memory(&mut self) -> &mut Option<Memory> {
+        &mut self.memory
+    }
+}
+
+/// A guest that was started and waits for requests. It serves one at a time, from
+/// [`Instance::handle_request`] to the end of [`Instance::handle_response`], because real guests
+/// keep what belongs to a request in globals.
+pub struct Instance<H: Host> {
+    store: Store<Data<H>>,
+    memory: Memory,
+    // Kept, because looking them up by name costs more than calling them.
+    handle_request: TypedFunc<(), u64>,
+    handle_response: TypedFunc<(u32, u32), ()>,
+}
+
+impl<H: Host> Instance<H> {
+    pub(crate) fn new(
+        mut store: Store<Data<H>>,
+        instance: wasmtime::Instance,
+    ) -> Result<Self, LoadError> {
+        let failed = |error| LoadError::Instantiate(describe(&error));
+        let no_memory = || LoadError::Instantiate("no memory".into());
+        Ok(Instance {
+            memory: instance
+                .get_memory(&mut store, crate::abi::EXPORT_MEMORY)
+                .ok_or_else(no_memory)?,
+            handle_request: instance
+                .get_typed_func(&mut store, EXPORT_HANDLE_REQUEST)
+                .map_err(failed)?,
+            handle_response: instance
+                .get_typed_func(&mut store, EXPORT_HANDLE_RESPONSE)
+                .map_err(failed)?,
+            store,
+        })
+    }
+
+    /// Calls `handle_request` with a fresh per-request state. `host` is dropped when the call is
+    /// over, which is also when the future is dropped before its end; the instance is poisoned
+    /// then.
+    pub async fn handle_request(&mut self, host: H) -> Result<Next, CallError> {
+        let loan = Loan::begin(&mut self.store, host, Phase::Request, EXPORT_HANDLE_REQUEST)?;
+        let result = self.handle_request.call_async(&mut *loan.store, ()).await;
+        loan.end(result).map(Next::from_abi)
+    }
+
+    /// Calls `handle_response` with the context that `handle_request` returned; `is_error` says
+    /// that there is no whole response. The loan of `host` is as in [`Instance::handle_request`].
+    pub async fn handle_response(
+        &mut self,
+        host: H,
+        ctx: u32,
+        is_error: bool,
+    ) -> Result<(), CallError> {
+        let arguments = (ctx, u32::from(is_error));
+        let loan = Loan::begin(
+            &mut self.store,
+            host,
+            Phase::Response,
+            EXPORT_HANDLE_RESPONSE,
+        )?;
+        let result = self
+            .handle_response
+            .call_async(&mut *loan.store, arguments)
+            .await;
+        loan.end(result)
+    }
+
+    /// Whether a trap, an exit or a dropped call left this instance in an unknown state. It can
+    /// only be dropped.
+    pub fn is_poisoned(&self) -> bool {
+        self.store.data().poisoned
+    }
+
+    /// Features that are enabled for the current request.
+    pub fn features(&self) -> Features {
+        self.store.data().state.features()
+    }
+
+    /// Size of the guest's memory. It never shrinks.
+    pub fn memory_bytes(&self) -> usize {
+        self.memory.data_size(&self.store)
+    }
+}
+
+/// An exchange inside a store. However a call ends, by returning, by an error, by a panic of the
+/// host or because nobody polls it any more, the exchange leaves the store with the loan.
+pub(crate) struct Loan<'s, H: Host> {
+    pub(crate) store: &'s mut Store<Data<H>>,
+    /// What is being called, for errors.
+    pub(crate) call: &'static str,
+    over: bool,
+}
+
+impl<'s, H: Host> Loan<'s, H> {
+    pub(crate) fn begin(
+        store: &'s mut Store<Data<H>>,
+        host: H,
+        phase: Phase,
+        call: &'static str,
+    ) -> Result<Self, CallError> {
+        let data = store.data_mut();
+        if data.poisoned {
+            return Err(CallError::new(call, Cause::Poisoned, None));
+        }
+        data.limiter.refused_bytes = None;
+        data.state.lend(host, phase);
+        Ok(Loan {
+            store,
+            call,
+            over: false,
+        })
+    }
+
+    /// The call is over: takes the exchange back, after what the guest printed without a line
+    /// break got out. Anything but success poisons the instance.
+    pub(crate) fn end<R>(mut self, result: wasmtime::Result<R>) -> Result<R, CallError> {
+        let data = self.store.data_mut();
+        if let (Some(wasi), Ok(host)) = (&mut data.wasi, data.state.any_phase()) {
+            wasi.flush(host);
+        }
+        data.state.take_back();
+        self.over = true;
+        result.map_err(|error| {
+            data.poisoned = true;
+            call_error(self.call, error, &data.limiter)
+        })
+    }
+}
+
+impl<H: Host> Drop for Loan<'_, H> {
+    fn drop(&mut self) {
+        if !self.over {
+            let data = self.store.data_mut();
+            data.poisoned = true;
+            data.state.take_back();
+        }
+    }
+}
+
+/// Sorts out why the engine gave up on a call.
+fn call_error(call: &'static str, error: wasmtime::Error, limiter: &Limiter) -> CallError {
+    let backtrace = error.downcast_ref().and_then(frames);
+    let error = match error.downcast::<Denial>() {
+        Ok(denial) => return CallError::new(call, Cause::Denied(denial), backtrace),
+        Err(error) => error,
+    };
+    if let Some(exit) = error.downcast_ref::<Exit>() {
+        return CallError::new(call, Cause::Exit(*exit), backtrace);
+    }
+    let trap = match error.downcast_ref::<Trap>() {
+        Some(trap) => trap.to_string(),
+        None => describe(&error),
+    };
+    let cause = match limiter.refused_bytes {
+        Some(wanted_bytes) => Cause::MemoryLimit {
+            trap,
+            wanted_bytes,
+            limit_bytes: limiter.limits().memory_bytes,
+        },
+        None => Cause::Trap(trap),
+    };
+    CallError::new(call, cause, backtrace)
+}
+
+/// One line per frame. The engine prints a headline first, and positions in the source on lines of
+/// their own, which are joined to their frame here.
+fn frames(backtrace: &WasmBacktrace) -> Option<String> {
+    let printed = backtrace.to_string();
+    let mut frames = String::new();
+    for line in printed.lines().skip(1) {
+        let line = line.trim();
+        let number = line.split_once(':').map_or("", |(number, _)| number);
+        let starts_frame = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+        if !frames.is_empty() {
+            frames.push(if starts_frame { '\n' } else { ' ' });
+        }
+        // Names come from the module.
+        frames.extend(line.chars().map(|c| if c.is_control() { '?' } else { c }));
+    }
+    (!frames.is_empty()).then_some(frames)
+}

@@ -1,0 +1,269 @@
+//! WASI preview 1 for guests that import it: the library's, with real clocks and secure random
+//! numbers, except for what touches the outside in a way a web server's worker cannot allow.
+//!
+//! There is no tokio runtime here. The library is driven through its async linker and may block the
+//! thread for files of lent directories; whatever would wait or start a thread is ours:
+//! `poll_oneoff` and `sched_yield` wait through [`Host::sleep`], and the standard output streams
+//! become log lines.
+
+mod lines;
+mod poll;
+
+use std::time::Duration;
+
+use wasmtime::{Caller, Error, Linker, Result};
+use wasmtime_wasi::p1::{self, WasiP1Ctx, wasi_snapshot_preview1 as library};
+use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
+
+use super::describe;
+use super::guest::Settings;
+use super::instance::Data;
+use crate::abi::{Level, WASI_MODULE};
+use crate::error::{Exit, LoadError};
+use crate::host::Host;
+use crate::host::linker::split;
+use crate::memory::GuestMemory;
+
+use lines::Lines;
+
+/// What one `fd_write` puts into the log before the guest gets to run, and can be stopped, again.
+/// Writes are allowed to be short, and guests go on where they ended.
+const PRINTED_BYTES: usize = 64 << 10;
+
+/// Longest list of buffers or subscriptions in one call, as the usual IOV_MAX.
+const LIST_ITEMS: u32 = 1024;
+
+/// Most random bytes in one call: a millisecond or two of work that nothing can interrupt.
+const RANDOM_BYTES: u64 = 1 << 20;
+
+/// What one call of the library may copy, for which it keeps a budget. Its own default.
+const COPIED_BYTES: usize = 128 << 20;
+
+/// The level of what guests print to standard output.
+const STDOUT: Level = Level::Info;
+
+/// The level of what guests print to standard error.
+const STDERR: Level = Level::Warn;
+
+/// Error numbers of preview 1 that are answered here.
+mod errno {
+    pub(super) const SUCCESS: i32 = 0;
+    pub(super) const BADF: u16 = 8;
+    pub(super) const FAULT: i32 = 21;
+    pub(super) const INVAL: i32 = 28;
+    pub(super) const NOTSUP: i32 = 58;
+}
+
+/// The library's context and the lines that are not complete yet.
+pub(crate) struct Wasi {
+    context: WasiP1Ctx,
+    stdout: Lines,
+    stderr: Lines,
+}
+
+impl Wasi {
+    pub(crate) fn new(settings: &Settings) -> std::result::Result<Self, LoadError> {
+        let mut builder = WasiCtxBuilder::new();
+        // Must come first: directories take it over when they are opened.
+        builder.allow_blocking_current_thread(true);
+        builder.max_random_size(RANDOM_BYTES);
+        builder.envs(&settings.env);
+        for dir in &settings.dirs {
+            let perms = match dir.writable {
+                true => FsPerms::ReadWrite,
+                false => FsPerms::ReadOnly,
+            };
+            let opened = builder.preopened_dir(&dir.host, &dir.guest, perms);
+            opened.map_err(|error| LoadError::Directory {
+                path: dir.host.display().to_string(),
+                reason: describe(&error),
+            })?;
+        }
+        Ok(Wasi::with_context(builder.build_p1()))
+    }
+
+    fn with_context(context: WasiP1Ctx) -> Self {
+        Wasi {
+            context,
+            stdout: Lines::default(),
+            stderr: Lines::default(),
+        }
+    }
+
+    /// What a store without a context would get. Stores of guests that import WASI have one; this
+    /// is how the functions below need not ask.
+    fn of(wasi: &mut Option<Wasi>) -> &mut Wasi {
+        wasi.get_or_insert_with(|| Wasi::with_context(WasiCtxBuilder::new().build_p1()))
+    }
+
+    /// The call is over; lines without an end are as complete as they get.
+    pub(crate) fn flush<H: Host>(&mut self, host: &mut H) {
+        self.stdout.flush(|line| host.log(STDOUT, line));
+        self.stderr.flush(|line| host.log(STDERR, line));
+    }
+}
+
+/// Defines all of preview 1.
+pub(crate) fn add_to_linker<H: Host>(linker: &mut Linker<Data<H>>) -> Result<()> {
+    p1::add_to_linker_async(linker, |data| &mut Wasi::of(&mut data.wasi).context)?;
+    linker.allow_shadowing(true);
+    linker.func_wrap_async(
+        WASI_MODULE,
+        "fd_write",
+        |mut caller: Caller<'_, Data<H>>, arguments: (i32, u32, u32, u32)| {
+            Box::new(async move { fd_write(&mut caller, arguments).await })
+        },
+    )?;
+    linker.func_wrap_async(
+        WASI_MODULE,
+        "fd_close",
+        |mut caller: Caller<'_, Data<H>>, (fd,): (i32,)| {
+            Box::new(async move {
+                // The standard streams stay where they are; otherwise the next file to be opened
+                // would get the number of one and be written to the log.
+                if is_standard(fd) {
+                    return Ok(errno::SUCCESS);
+                }
+                let (memory, context) = library_view(&mut caller)?;
+                library::fd_close(context, &mut unshared(memory), fd).await
+            })
+        },
+    )?;
+    linker.func_wrap_async(
+        WASI_MODULE,
+        "fd_renumber",
+        |mut caller: Caller<'_, Data<H>>, (from, to): (i32, i32)| {
+            Box::new(async move {
+                if is_standard(from) || is_standard(to) {
+                    return Ok(errno::NOTSUP);
+                }
+                let (memory, context) = library_view(&mut caller)?;
+                library::fd_renumber(context, &mut unshared(memory), from, to).await
+            })
+        },
+    )?;
+    linker.func_wrap_async(
+        WASI_MODULE,
+        "poll_oneoff",
+        |mut caller: Caller<'_, Data<H>>, arguments: (u32, u32, u32, u32)| {
+            Box::new(async move { poll::poll_oneoff(&mut caller, arguments).await })
+        },
+    )?;
+    linker.func_wrap_async(
+        WASI_MODULE,
+        "sched_yield",
+        |mut caller: Caller<'_, Data<H>>, (): ()| {
+            Box::new(async move {
+                if let Ok(host) = caller.data_mut().state.any_phase() {
+                    host.sleep(Duration::ZERO).await;
+                }
+                Ok(errno::SUCCESS)
+            })
+        },
+    )?;
+    // The library calls statuses from 126 on invalid; to us an exit is an exit.
+    linker.func_wrap(
+        WASI_MODULE,
+        "proc_exit",
+        |_: Caller<'_, Data<H>>, code: u32| -> Result<()> { Err(Error::new(Exit { code })) },
+    )?;
+    linker.allow_shadowing(false);
+    Ok(())
+}
+
+fn is_standard(fd: i32) -> bool {
+    (0..=2).contains(&fd)
+}
+
+/// Memory and context as the library's own functions take them.
+fn library_view<'c, H: Host>(
+    caller: &'c mut Caller<'_, Data<H>>,
+) -> Result<(GuestMemory<'c>, &'c mut WasiP1Ctx)> {
+    let (memory, data) = split(caller)?;
+    let context = &mut Wasi::of(&mut data.wasi).context;
+    library::WasiSnapshotPreview1::set_hostcall_fuel(context, COPIED_BYTES);
+    Ok((memory, context))
+}
+
+fn unshared(memory: GuestMemory<'_>) -> wiggle::GuestMemory<'_> {
+    wiggle::GuestMemory::Unshared(memory.into_bytes())
+}
+
+async fn fd_write<H: Host>(
+    caller: &mut Caller<'_, Data<H>>,
+    (fd, iovs, iovs_len, written): (i32, u32, u32, u32),
+) -> Result<i32> {
+    if fd != 1 && fd != 2 {
+        let (memory, context) = library_view(caller)?;
+        let (iovs, iovs_len) = (iovs.cast_signed(), iovs_len.cast_signed());
+        let mut memory = unshared(memory);
+        return library::fd_write(
+            context,
+            &mut memory,
+            fd,
+            iovs,
+            iovs_len,
+            written.cast_signed(),
+        )
+        .await;
+    }
+    let (mut memory, data) = split(caller)?;
+    let wasi = Wasi::of(&mut data.wasi);
+    let (lines, level) = match fd {
+        1 => (&mut wasi.stdout, STDOUT),
+        _ => (&mut wasi.stderr, STDERR),
+    };
+    let print = |bytes: &[u8]| {
+        if let Ok(host) = data.state.any_phase()
+            && host.log_enabled(level)
+        {
+            lines.print(bytes, |line| host.log(level, line));
+        }
+    };
+    if iovs_len > LIST_ITEMS {
+        return Ok(errno::INVAL);
+    }
+    Ok(write_buffers(&mut memory, (iovs, iovs_len), written, print).unwrap_or(errno::FAULT))
+}
+
+/// Prints a list of buffers and stores how much that was; nothing at all when a pointer is wrong.
+fn write_buffers(
+    memory: &mut GuestMemory<'_>,
+    (iovs, iovs_len): (u32, u32),
+    written: u32,
+    mut print: impl FnMut(&[u8]),
+) -> Option<i32> {
+    memory.buffer(written, 4).ok()?;
+    let list = memory.bytes(iovs, iovs_len.checked_mul(8)?).ok()?;
+    let buffers = || {
+        list.chunks_exact(8)
+            .map(|iov| memory.bytes(u32_at(iov, 0), u32_at(iov, 4)))
+    };
+    if buffers().any(|buffer| buffer.is_err()) {
+        return None;
+    }
+    let mut room = PRINTED_BYTES;
+    for bytes in buffers().flatten() {
+        let bytes = &bytes[..bytes.len().min(room)];
+        print(bytes);
+        room -= bytes.len();
+    }
+    let total = (PRINTED_BYTES - room) as u32;
+    let result = memory.buffer(written, 4).ok()?;
+    result.copy_from_slice(&total.to_le_bytes());
+    Some(errno::SUCCESS)
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    let bytes = bytes
+        .get(at..at + 4)
+        .and_then(|bytes| bytes.try_into().ok());
+    bytes.map_or(0, u32::from_le_bytes)
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    let bytes = bytes
+        .get(at..at + 8)
+        .and_then(|bytes| bytes.try_into().ok());
+    bytes.map_or(0, u64::from_le_bytes)
+}

@@ -1,0 +1,181 @@
+//! `poll_oneoff`: waiting for clocks through the host instead of a runtime of our own.
+
+use std::time::Duration;
+
+use wasmtime::{Caller, Result};
+use wasmtime_wasi::p1::{WasiP1Ctx, wasi_snapshot_preview1 as library};
+
+use super::{LIST_ITEMS, Wasi, errno, u32_at, u64_at};
+use crate::host::Host;
+use crate::host::linker::split;
+use crate::runtime::instance::Data;
+
+const SUBSCRIPTION_BYTES: u32 = 48;
+const EVENT_BYTES: u32 = 32;
+
+/// One thing a guest waits for, as it lies in memory.
+struct Subscription {
+    userdata: [u8; 8],
+    wait: Wait,
+}
+
+enum Wait {
+    Clock {
+        id: u32,
+        timeout_ns: u64,
+        absolute: bool,
+    },
+    Fd {
+        tag: u8,
+        fd: u32,
+    },
+}
+
+impl Subscription {
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; SUBSCRIPTION_BYTES as usize] = bytes.try_into().ok()?;
+        let wait = match bytes[8] {
+            0 => Wait::Clock {
+                id: u32_at(bytes, 16),
+                timeout_ns: u64_at(bytes, 24),
+                absolute: bytes[40] & 1 != 0,
+            },
+            tag @ (1 | 2) => Wait::Fd {
+                tag,
+                fd: u32_at(bytes, 16),
+            },
+            _ => return None,
+        };
+        let userdata = u64_at(bytes, 0).to_le_bytes();
+        Some(Subscription { userdata, wait })
+    }
+
+    fn event(&self, error: u16) -> [u8; EVENT_BYTES as usize] {
+        let mut event = [0; EVENT_BYTES as usize];
+        event[..8].copy_from_slice(&self.userdata);
+        event[8..10].copy_from_slice(&error.to_le_bytes());
+        if let Wait::Fd { tag, .. } = self.wait {
+            event[10] = tag;
+            event[16] = u8::from(error == 0);
+        }
+        event
+    }
+}
+
+/// Answers at once for descriptors, which are never worth waiting for here: streams go to the log
+/// and files are read by blocking. Otherwise sleeps until the first clock strikes.
+pub(super) async fn poll_oneoff<H: Host>(
+    caller: &mut Caller<'_, Data<H>>,
+    (subscriptions, events, count, stored): (u32, u32, u32, u32),
+) -> Result<i32> {
+    let (mut memory, data) = split(caller)?;
+    if count == 0 || count > LIST_ITEMS {
+        return Ok(errno::INVAL);
+    }
+    let context = &mut Wasi::of(&mut data.wasi).context;
+    let (len, room) = (count * SUBSCRIPTION_BYTES, count * EVENT_BYTES);
+    if memory.buffer(events, room as usize).is_err() || memory.buffer(stored, 4).is_err() {
+        return Ok(errno::FAULT);
+    }
+    let Ok(list) = memory.bytes(subscriptions, len) else {
+        return Ok(errno::FAULT);
+    };
+    let clocks = Clocks::read(context)?;
+    let mut shortest_ns = u64::MAX;
+    for bytes in list.chunks_exact(SUBSCRIPTION_BYTES as usize) {
+        let remaining = Subscription::parse(bytes).and_then(|it| clocks.remaining_ns(&it));
+        let Some(remaining) = remaining else {
+            return Ok(errno::INVAL);
+        };
+        shortest_ns = shortest_ns.min(remaining);
+    }
+    if shortest_ns > 0
+        && let Ok(host) = data.state.any_phase()
+    {
+        host.sleep(Duration::from_nanos(shortest_ns)).await;
+    }
+    let mut happened = 0;
+    for index in 0..count {
+        let at = subscriptions + index * SUBSCRIPTION_BYTES;
+        let bytes = memory.bytes(at, SUBSCRIPTION_BYTES).unwrap_or_default();
+        // Parsed again instead of kept: a list of any length costs no allocation.
+        let Some(subscription) = Subscription::parse(bytes) else {
+            continue;
+        };
+        if clocks.remaining_ns(&subscription) > Some(shortest_ns) {
+            continue;
+        }
+        let error = match subscription.wait {
+            Wait::Fd { tag, fd } if !is_ready(context, tag, fd)? => errno::BADF,
+            _ => 0,
+        };
+        if let Ok(slot) = memory.buffer(events + happened * EVENT_BYTES, EVENT_BYTES as usize) {
+            slot.copy_from_slice(&subscription.event(error));
+            happened += 1;
+        }
+    }
+    if let Ok(slot) = memory.buffer(stored, 4) {
+        slot.copy_from_slice(&happened.to_le_bytes());
+    }
+    Ok(errno::SUCCESS)
+}
+
+/// The guest's clocks at one moment, so that all subscriptions are measured against the same.
+struct Clocks {
+    realtime_ns: u64,
+    monotonic_ns: u64,
+}
+
+impl Clocks {
+    fn read(context: &mut WasiP1Ctx) -> Result<Self> {
+        Ok(Clocks {
+            realtime_ns: clock_ns(context, 0)?,
+            monotonic_ns: clock_ns(context, 1)?,
+        })
+    }
+
+    /// How long to wait for it; nothing for clocks that cannot be waited for.
+    fn remaining_ns(&self, subscription: &Subscription) -> Option<u64> {
+        match subscription.wait {
+            Wait::Fd { .. } => Some(0),
+            Wait::Clock {
+                id,
+                timeout_ns,
+                absolute,
+            } => {
+                let now_ns = match id {
+                    0 => self.realtime_ns,
+                    1 => self.monotonic_ns,
+                    _ => return None,
+                };
+                Some(match absolute {
+                    true => timeout_ns.saturating_sub(now_ns),
+                    false => timeout_ns,
+                })
+            }
+        }
+    }
+}
+
+/// The library writes results into guest memory only; this is as much of it as one result needs,
+/// aligned as it insists on.
+#[repr(align(8))]
+struct Scratch([u8; 8]);
+
+fn clock_ns(context: &mut WasiP1Ctx, id: i32) -> Result<u64> {
+    let mut scratch = Scratch([0; 8]);
+    let mut memory = wiggle::GuestMemory::Unshared(&mut scratch.0);
+    library::clock_time_get(context, &mut memory, id, 0, 0)?;
+    Ok(u64::from_le_bytes(scratch.0))
+}
+
+/// Whether a descriptor is open in the direction that is asked about. Only files have a position,
+/// which is how the library can be asked about them.
+fn is_ready(context: &mut WasiP1Ctx, tag: u8, fd: u32) -> Result<bool> {
+    if fd <= 2 {
+        return Ok((tag == 1) == (fd == 0));
+    }
+    let mut scratch = Scratch([0; 8]);
+    let mut memory = wiggle::GuestMemory::Unshared(&mut scratch.0);
+    Ok(library::fd_tell(context, &mut memory, fd.cast_signed(), 0)? == errno::SUCCESS)
+}

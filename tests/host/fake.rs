@@ -1,0 +1,297 @@
+//! An exchange in memory. It is handed into a guest's store like a real one and, when it is dropped
+//! there, puts what became of it where the test can look.
+
+use std::borrow::Cow;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use ngx_http_wasm_handler_module::abi::{BodyKind, Features, FieldKind, Level};
+use ngx_http_wasm_handler_module::host::{Chunk, Host, Refusal, Write};
+use parking_lot::Mutex;
+
+/// Name and value of one field line.
+pub type Line = (Vec<u8>, Vec<u8>);
+
+/// Everything there is to one exchange, for tests to prepare and to look at.
+#[derive(Clone, Debug)]
+pub struct Exchange {
+    pub supported: Features,
+    pub log_level: Level,
+    pub log: Vec<(Level, String)>,
+    pub method: Vec<u8>,
+    pub uri: Vec<u8>,
+    pub protocol: Vec<u8>,
+    pub source_addr: Vec<u8>,
+    pub request_headers: Vec<Line>,
+    pub request_trailers: Vec<Line>,
+    pub response_headers: Vec<Line>,
+    pub response_trailers: Vec<Line>,
+    /// The client's body, and what the guest wrote instead.
+    pub request_body: Vec<u8>,
+    pub new_request_body: Option<Vec<u8>>,
+    /// The body of the next handler, and what the guest wrote instead.
+    pub response_body: Vec<u8>,
+    pub new_response_body: Option<Vec<u8>>,
+    pub status: Option<u16>,
+    pub template: Vec<u8>,
+    pub sleeps: Vec<Duration>,
+    /// How often `read_body` and `sleep` find nothing before they do.
+    pub parks: usize,
+    /// What `read_body` fails with.
+    pub broken_body: Option<String>,
+    pub cursors: [usize; 2],
+}
+
+impl Default for Exchange {
+    fn default() -> Self {
+        Exchange {
+            supported: Features::BUFFER_REQUEST | Features::BUFFER_RESPONSE | Features::TRAILERS,
+            log_level: Level::Info,
+            log: Vec::new(),
+            method: b"GET".into(),
+            uri: b"/".into(),
+            protocol: b"HTTP/1.1".into(),
+            source_addr: b"1.2.3.4:12345".into(),
+            request_headers: Vec::new(),
+            request_trailers: Vec::new(),
+            response_headers: Vec::new(),
+            response_trailers: Vec::new(),
+            request_body: Vec::new(),
+            new_request_body: None,
+            response_body: Vec::new(),
+            new_response_body: None,
+            status: None,
+            template: Vec::new(),
+            sleeps: Vec::new(),
+            parks: 0,
+            broken_body: None,
+            cursors: [0, 0],
+        }
+    }
+}
+
+impl Exchange {
+    /// Log lines of one level.
+    pub fn lines(&self, level: Level) -> Vec<&str> {
+        let of_level = self.log.iter().filter(|(at, _)| *at == level);
+        of_level.map(|(_, line)| line.as_str()).collect()
+    }
+
+    /// Values of a response header.
+    pub fn response_header(&self, name: &str) -> Vec<String> {
+        values(&self.response_headers, name)
+    }
+
+    /// Values of a request header.
+    pub fn request_header(&self, name: &str) -> Vec<String> {
+        values(&self.request_headers, name)
+    }
+
+    /// The body a client would get.
+    pub fn final_response_body(&self) -> String {
+        text(
+            self.new_response_body
+                .as_ref()
+                .unwrap_or(&self.response_body),
+        )
+    }
+
+    /// The body the next handler would get.
+    pub fn final_request_body(&self) -> String {
+        text(self.new_request_body.as_ref().unwrap_or(&self.request_body))
+    }
+
+    fn lines_mut(&mut self, kind: FieldKind) -> &mut Vec<Line> {
+        match kind {
+            FieldKind::Request => &mut self.request_headers,
+            FieldKind::Response => &mut self.response_headers,
+            FieldKind::RequestTrailers => &mut self.request_trailers,
+            FieldKind::ResponseTrailers => &mut self.response_trailers,
+        }
+    }
+}
+
+fn values(lines: &[Line], name: &str) -> Vec<String> {
+    let of_name = lines
+        .iter()
+        .filter(|(line, _)| line.eq_ignore_ascii_case(name.as_bytes()));
+    of_name.map(|(_, value)| text(value)).collect()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Where an exchange turns up again after a guest had it.
+pub type Home = Arc<Mutex<Option<Exchange>>>;
+
+/// An [`Exchange`] on loan.
+pub struct FakeExchange {
+    pub exchange: Exchange,
+    home: Home,
+}
+
+impl FakeExchange {
+    /// Lends an exchange; it comes home when this is dropped.
+    pub fn new(exchange: Exchange) -> (Self, Home) {
+        let home = Home::default();
+        let lent = FakeExchange {
+            exchange,
+            home: home.clone(),
+        };
+        (lent, home)
+    }
+
+    async fn park(&mut self) {
+        poll_fn(|_| match self.exchange.parks {
+            0 => Poll::Ready(()),
+            _ => {
+                self.exchange.parks -= 1;
+                Poll::Pending
+            }
+        })
+        .await;
+    }
+}
+
+impl Drop for FakeExchange {
+    fn drop(&mut self) {
+        *self.home.lock() = Some(std::mem::take(&mut self.exchange));
+    }
+}
+
+impl Host for FakeExchange {
+    fn supported_features(&self) -> Features {
+        self.exchange.supported
+    }
+
+    fn log_enabled(&self, level: Level) -> bool {
+        level >= self.exchange.log_level
+    }
+
+    fn log(&mut self, level: Level, message: &[u8]) {
+        self.exchange.log.push((level, text(message)));
+    }
+
+    fn method(&self) -> &[u8] {
+        &self.exchange.method
+    }
+
+    fn set_method(&mut self, method: &[u8]) -> Result<(), Refusal> {
+        self.exchange.method = method.to_vec();
+        Ok(())
+    }
+
+    fn uri(&self) -> &[u8] {
+        &self.exchange.uri
+    }
+
+    fn set_uri(&mut self, target: &[u8]) -> Result<(), Refusal> {
+        self.exchange.uri = target.to_vec();
+        Ok(())
+    }
+
+    fn protocol_version(&self) -> &[u8] {
+        &self.exchange.protocol
+    }
+
+    fn source_addr(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(&self.exchange.source_addr)
+    }
+
+    fn fields(&self, kind: FieldKind) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let lines = match kind {
+            FieldKind::Request => &self.exchange.request_headers,
+            FieldKind::Response => &self.exchange.response_headers,
+            FieldKind::RequestTrailers => &self.exchange.request_trailers,
+            FieldKind::ResponseTrailers => &self.exchange.response_trailers,
+        };
+        lines.iter().map(|(name, value)| (&name[..], &value[..]))
+    }
+
+    fn set_field(&mut self, kind: FieldKind, name: &[u8], value: &[u8]) -> Result<(), Refusal> {
+        let lines = self.exchange.lines_mut(kind);
+        let first = lines
+            .iter()
+            .position(|(line, _)| line.eq_ignore_ascii_case(name));
+        lines.retain(|(line, _)| !line.eq_ignore_ascii_case(name));
+        let at = first.unwrap_or(lines.len());
+        lines.insert(at, (name.to_vec(), value.to_vec()));
+        Ok(())
+    }
+
+    fn add_field(&mut self, kind: FieldKind, name: &[u8], value: &[u8]) -> Result<(), Refusal> {
+        let line = (name.to_vec(), value.to_vec());
+        self.exchange.lines_mut(kind).push(line);
+        Ok(())
+    }
+
+    fn remove_field(&mut self, kind: FieldKind, name: &[u8]) -> Result<(), Refusal> {
+        let lines = self.exchange.lines_mut(kind);
+        lines.retain(|(line, _)| !line.eq_ignore_ascii_case(name));
+        Ok(())
+    }
+
+    async fn read_body(&mut self, kind: BodyKind, buf: &mut [u8]) -> Result<Chunk, Refusal> {
+        self.park().await;
+        let exchange = &mut self.exchange;
+        if let Some(reason) = &exchange.broken_body {
+            return Err(Refusal::Body(reason.clone()));
+        }
+        let (body, cursor) = match kind {
+            BodyKind::Request => (&exchange.request_body, &mut exchange.cursors[0]),
+            BodyKind::Response => (&exchange.response_body, &mut exchange.cursors[1]),
+        };
+        let rest = &body[*cursor..];
+        let len = rest.len().min(buf.len());
+        buf[..len].copy_from_slice(&rest[..len]);
+        *cursor += len;
+        let eof = *cursor == body.len();
+        Ok(Chunk { len, eof })
+    }
+
+    fn write_body(&mut self, kind: BodyKind, write: Write, bytes: &[u8]) -> Result<(), Refusal> {
+        let body = match kind {
+            BodyKind::Request => &mut self.exchange.new_request_body,
+            BodyKind::Response => &mut self.exchange.new_response_body,
+        };
+        let body = body.get_or_insert_default();
+        if write == Write::Replace {
+            body.clear();
+        }
+        if body.len() + bytes.len() > 1 << 20 {
+            let what = "fake body";
+            return Err(Refusal::TooLarge {
+                what,
+                limit: 1 << 20,
+            });
+        }
+        body.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn status_code(&self) -> u16 {
+        self.exchange.status.unwrap_or(200)
+    }
+
+    fn set_status_code(&mut self, status: u16) -> Result<(), Refusal> {
+        self.exchange.status = Some(status);
+        Ok(())
+    }
+
+    fn template(&self) -> &[u8] {
+        &self.exchange.template
+    }
+
+    fn set_template(&mut self, name: &[u8]) -> Result<(), Refusal> {
+        self.exchange.template = name.to_vec();
+        Ok(())
+    }
+
+    async fn sleep(&mut self, time: Duration) {
+        self.exchange.sleeps.push(time);
+        self.park().await;
+    }
+}
