@@ -1,0 +1,209 @@
+//! The ACCESS phase: every guest's `handle_request` in order, then on to nginx, or out with the
+//! guest's own response.
+//!
+//! The handler is entered again by the phase engine whenever an event brings what a guest waited
+//! for, and now and then for no reason; each entry looks at the stage. It never returns OK: under
+//! `satisfy any` that would let the request past the access modules.
+
+use std::rc::Rc;
+
+use nginx_sys::{ngx_http_request_t, ngx_int_t};
+
+use super::body;
+use super::chain::Body;
+use super::conf::LocConf;
+use super::ctx::{Ctx, Level, LevelState, Mode, Stage};
+use super::ffi::{AGAIN, DECLINED, DONE, ERROR, INTERNAL_SERVER_ERROR, NoMemory, OK, guard};
+use super::headers_in;
+use super::headers_out::{self, Outside};
+use super::log::WARN;
+use super::plugin::Plugin;
+use super::request::Request;
+use super::task::{self, Called, Progress};
+use super::uri;
+
+/// `ngx_http_handler_pt` of the ACCESS phase.
+pub(crate) unsafe extern "C" fn handler(r: *mut ngx_http_request_t) -> ngx_int_t {
+    guard(INTERNAL_SERVER_ERROR, || {
+        // SAFETY: nginx calls a phase handler with a live request.
+        let Some(r) = (unsafe { Request::new(r) }) else {
+            return ERROR;
+        };
+        let guests = LocConf::guests(r);
+        if guests.is_empty() {
+            return DECLINED;
+        }
+        match access(r, guests) {
+            Ok(rc) => rc,
+            Err(NoMemory) => INTERNAL_SERVER_ERROR,
+        }
+    })
+}
+
+fn access(r: Request, guests: &[Rc<Plugin>]) -> Result<ngx_int_t, NoMemory> {
+    let ctx = match Ctx::of(r) {
+        Some(ctx) => ctx,
+        None => Ctx::create(r)?,
+    };
+    loop {
+        match ctx.stage() {
+            Stage::Idle | Stage::Passed | Stage::Failed => {
+                // A line that this client request has been through is not started a second time.
+                let Some(plugin) = ctx.next_guest(guests) else {
+                    return Ok(DECLINED);
+                };
+                begin(&ctx, plugin);
+            }
+            Stage::CallingRequest => match task::advance(&ctx) {
+                Progress::Waiting => return Ok(AGAIN),
+                Progress::Aborted(rc) => {
+                    ctx.cancel();
+                    ctx.enter(Stage::Failed);
+                    return Ok(rc);
+                }
+                Progress::Done(called) => {
+                    if let Some(rc) = finish(&ctx, called)? {
+                        return Ok(rc);
+                    }
+                }
+            },
+            // A response is under way: the phases have nothing to ask.
+            _ => return Ok(DECLINED),
+        }
+    }
+}
+
+/// Starts `handle_request` of the next guest.
+fn begin(ctx: &Rc<Ctx>, plugin: &Rc<Plugin>) {
+    let r = ctx.request();
+    ctx.with_io(|io| {
+        io.mode = Mode::Request;
+        io.saved = io.early.clone();
+        io.own.clear();
+        io.own_read = 0;
+        io.request = None;
+        io.uri = match r.unparsed_uri() {
+            Some(_) => None,
+            None => Some(uri::rebuilt(r)),
+        };
+    });
+    ctx.levels.borrow_mut().push(Level {
+        plugin: Rc::clone(plugin),
+        state: LevelState::Once,
+        early: Body::default(),
+        request: None,
+    });
+    let call = task::request(Rc::clone(plugin), Rc::clone(ctx));
+    *ctx.call.borrow_mut() = Some(Box::pin(call));
+    ctx.enter(Stage::CallingRequest);
+}
+
+/// Takes the result of the call that just ended. A return code ends this entry of the handler;
+/// none means that the next guest's turn has come.
+fn finish(ctx: &Rc<Ctx>, called: Called) -> Result<Option<ngx_int_t>, NoMemory> {
+    let r = ctx.request();
+    match called {
+        Called::Passed {
+            lease,
+            ctx: guest_ctx,
+        } => {
+            let (own, request, written, dirty) = ctx
+                .with_io(|io| {
+                    (
+                        std::mem::take(&mut io.own),
+                        io.request.take(),
+                        io.request_written.take(),
+                        std::mem::take(&mut io.dirty),
+                    )
+                })
+                .unwrap_or_default();
+            {
+                let mut levels = ctx.levels.borrow_mut();
+                if let Some(level) = levels.last_mut() {
+                    level.early.push(own.into());
+                    level.request = request;
+                    level.state = LevelState::Owed {
+                        lease,
+                        ctx: guest_ctx,
+                    };
+                }
+            }
+            if let Some(written) = written {
+                let keep = body::replace(r, written)?;
+                ctx.keep(keep);
+                headers_in::forget_variables(r);
+            } else if dirty {
+                headers_in::forget_variables(r);
+            }
+            ctx.enter(Stage::Passed);
+            Ok(None)
+        }
+        Called::Answered => {
+            ctx.enter(Stage::Answering);
+            answer(ctx).map(Some)
+        }
+        Called::Failed(status) => {
+            fail(ctx);
+            Ok(Some(status))
+        }
+        Called::Finished => {
+            // Only handle_response ends like this.
+            ctx.enter(Stage::Failed);
+            Ok(Some(INTERNAL_SERVER_ERROR))
+        }
+    }
+}
+
+/// Nothing of a failed guest's reaches the client; what the guests before it set for the response
+/// stays.
+fn fail(ctx: &Rc<Ctx>) {
+    ctx.with_io(|io| {
+        io.own.clear();
+        io.request_written = None;
+        io.early = std::mem::take(&mut io.saved);
+    });
+    ctx.enter(Stage::Failed);
+}
+
+/// Sends the guest's own response. The filters see it like any other, so the guests around this one
+/// get their `handle_response`.
+fn answer(ctx: &Rc<Ctx>) -> Result<ngx_int_t, NoMemory> {
+    let r = ctx.request();
+    // A body that nginx is not reading must leave the connection, or pipelining breaks.
+    let rc = r.discard_body();
+    if rc != OK {
+        return Ok(rc);
+    }
+    let (early, own) = ctx
+        .with_io(|io| (std::mem::take(&mut io.early), std::mem::take(&mut io.own)))
+        .unwrap_or_default();
+    let status = early.status.unwrap_or(200);
+    r.set_status(status);
+    let mut outside = Outside::default();
+    for (name, value) in &early.fields {
+        headers_out::add(r, &mut outside, name, value)?;
+    }
+    if matches!(status, 204 | 304) && !own.is_empty() {
+        ctx.log().write(
+            WARN,
+            format_args!(
+                "http_wasm: a response of status {status} has no body; the guest's is dropped"
+            ),
+        );
+    }
+    let mut body = Body::default();
+    body.push(own.into());
+    headers_out::set_content_length(r, Some(body.len()));
+
+    let rc = r.send_header();
+    if rc == ERROR || rc > OK || r.header_only() {
+        r.finalize(rc);
+        return Ok(DONE);
+    }
+    let (out, keep) = body.into_chain(r, true)?;
+    ctx.keep(keep);
+    let rc = r.output(out.first());
+    // The request may be gone after this: nothing below may touch it.
+    r.finalize(rc);
+    Ok(DONE)
+}

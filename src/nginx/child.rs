@@ -1,0 +1,268 @@
+//! Compiling a guest and running its start functions in a process of its own, forked while the
+//! configuration is read.
+//!
+//! The master must not start threads (workers forked from it would not have them, and the first
+//! reload would hang on a compiler thread that no longer exists), must not wait for a guest that
+//! never returns, and must not crash. The child may do all three: it uses every core, has a time
+//! limit, and hands back the compiled module or the reason why there is none.
+
+use std::fs::File;
+use std::future::Future;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use super::exchange::Exchange;
+use super::log::{Escaped, Log};
+use crate::error::LoadError;
+use crate::runtime::guest::{self, Guest, Settings};
+use crate::runtime::{self, Compile, Engine, Module};
+
+/// What compiling and starting one guest may take. The largest guest known (12 MB of Go) takes 11 s
+/// on one core of 2025; ten times that is a guest that hangs.
+const TIME_LIMIT: Duration = Duration::from_secs(120);
+
+/// What to try.
+pub(crate) enum Source<'a> {
+    /// A file's bytes, to be compiled.
+    Bytes(&'a [u8]),
+    /// A module compiled before; only its start functions run, with another configuration.
+    Module(&'a Module),
+}
+
+/// Why a guest cannot be used.
+pub(crate) struct Failure {
+    /// One line.
+    pub(crate) reason: String,
+    /// Frames of the guest, a line each.
+    pub(crate) backtrace: Option<String>,
+}
+
+impl Failure {
+    fn new(reason: impl Into<String>) -> Self {
+        Failure {
+            reason: reason.into(),
+            backtrace: None,
+        }
+    }
+}
+
+impl From<LoadError> for Failure {
+    fn from(error: LoadError) -> Self {
+        Failure {
+            reason: Escaped(error.to_string().as_bytes()).to_string(),
+            backtrace: error.backtrace(),
+        }
+    }
+}
+
+/// First byte of what the child says; the module or the reason follows.
+const COMPILED: u8 = b'+';
+const REFUSED: u8 = b'-';
+/// Between reason and backtrace.
+const SEPARATOR: char = '\0';
+
+/// Compiles (if need be) and starts a guest in a child process. `Ok` with the compiled module, or
+/// with `None` when it was compiled before.
+pub(crate) fn try_out(
+    engine: &Engine,
+    source: Source<'_>,
+    settings: &Settings,
+    log: Log,
+) -> Result<Option<Module>, Failure> {
+    let compile = matches!(source, Source::Bytes(_));
+    let (read, write) = pipe().map_err(|error| Failure::new(format!("pipe() failed: {error}")))?;
+    // SAFETY: nginx is single-threaded while it reads a configuration, so the child is a complete
+    // copy of it. The child runs `child` and leaves by _exit: no handler of nginx's runs in it.
+    let pid = match unsafe { libc::fork() } {
+        -1 => {
+            let error = io::Error::last_os_error();
+            return Err(Failure::new(format!("fork() failed: {error}")));
+        }
+        0 => {
+            drop(read);
+            let status = child(engine, source, settings, log, File::from(write));
+            // SAFETY: ends this process without running exit handlers, which are the parent's.
+            unsafe { libc::_exit(status) }
+        }
+        pid => pid,
+    };
+    drop(write);
+    let said = listen(File::from(read), TIME_LIMIT);
+    if said.is_err() {
+        // SAFETY: the child has not been waited for, so the number is still its.
+        unsafe { libc::kill(pid, libc::SIGKILL) };
+    }
+    let status = wait(pid);
+    let said = said?;
+    match said.split_first() {
+        Some((&COMPILED, _)) if !compile => Ok(None),
+        Some((&COMPILED, bytes)) => {
+            // SAFETY: the bytes are what Module::serialize made a moment ago in a child of this
+            // very process and binary; nobody else can write to that pipe.
+            let module = unsafe { Module::deserialize(engine, bytes) }.map_err(|error| {
+                Failure::new(format!("cannot map the compiled code: {error:#}"))
+            })?;
+            // Here, before the fork, so that all workers share the image of the guest's memory.
+            module
+                .initialize_copy_on_write_image()
+                .map_err(|error| Failure::new(format!("cannot map its memory image: {error:#}")))?;
+            Ok(Some(module))
+        }
+        Some((&REFUSED, text)) => {
+            let text = String::from_utf8_lossy(text);
+            let (reason, backtrace) = match text.split_once(SEPARATOR) {
+                Some((reason, backtrace)) => (reason, Some(backtrace.to_owned())),
+                None => (&*text, None),
+            };
+            Err(Failure {
+                reason: reason.to_owned(),
+                backtrace,
+            })
+        }
+        _ => Err(Failure::new(match status {
+            Some(status) if libc::WIFSIGNALED(status) => format!(
+                "compiling or starting it ended with signal {}",
+                libc::WTERMSIG(status)
+            ),
+            _ => "compiling or starting it ended without a result".to_owned(),
+        })),
+    }
+}
+
+/// What runs in the child; returns its exit status.
+fn child(
+    engine: &Engine,
+    source: Source<'_>,
+    settings: &Settings,
+    log: Log,
+    mut parent: File,
+) -> i32 {
+    // SAFETY: asks the kernel to end this process with its parent.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    let result = catch_unwind(AssertUnwindSafe(|| attempt(engine, source, settings, log)))
+        .unwrap_or_else(|_| Err(Failure::new("the compiler panicked")));
+    let said = match result {
+        Ok(bytes) => parent
+            .write_all(&[COMPILED])
+            .and_then(|()| parent.write_all(&bytes)),
+        Err(failure) => {
+            let mut text = failure.reason;
+            if let Some(backtrace) = failure.backtrace {
+                text.push(SEPARATOR);
+                text.push_str(&backtrace);
+            }
+            parent
+                .write_all(&[REFUSED])
+                .and_then(|()| parent.write_all(text.as_bytes()))
+        }
+    };
+    i32::from(said.is_err())
+}
+
+/// Compiles, checks, links and starts; the compiled module as bytes, or nothing for one that the
+/// parent has.
+fn attempt(
+    engine: &Engine,
+    source: Source<'_>,
+    settings: &Settings,
+    log: Log,
+) -> Result<Vec<u8>, Failure> {
+    let own;
+    let (engine, module, compiled) = match source {
+        Source::Module(module) => (engine, module.clone(), false),
+        Source::Bytes(bytes) => {
+            own = runtime::engine(Compile::Parallel)?;
+            (&own, guest::compile(&own, bytes)?, true)
+        }
+    };
+    let guest = Guest::new(engine, &module, settings.clone())?;
+    let host = Exchange::without_request(guest.name().into(), log);
+    drop(block_on(guest.start(host))?);
+    if !compiled {
+        return Ok(Vec::new());
+    }
+    module
+        .serialize()
+        .map_err(|error| Failure::new(format!("cannot serialize the compiled code: {error:#}")))
+}
+
+/// Polls until it is ready. Without a request every wait blocks (see `Exchange::sleep`), so a
+/// pending future has merely given up a turn.
+fn block_on<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    let mut context = Context::from_waker(Waker::noop());
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
+            return output;
+        }
+    }
+}
+
+fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut fds: [RawFd; 2] = [-1; 2];
+    // SAFETY: the array has room for the two descriptors.
+    if unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: both descriptors are new and nobody else's.
+    Ok(unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) })
+}
+
+/// Reads everything the child says, for as long as it may take.
+fn listen(mut pipe: File, limit: Duration) -> Result<Vec<u8>, Failure> {
+    let late = || {
+        Failure::new(format!(
+            "compiling and starting it took longer than {} s",
+            limit.as_secs()
+        ))
+    };
+    let end = Instant::now() + limit;
+    let mut said = Vec::new();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        let left = end
+            .checked_duration_since(Instant::now())
+            .ok_or_else(late)?;
+        let mut poll = libc::pollfd {
+            fd: pipe.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        let ms = i32::try_from(left.as_millis()).unwrap_or(i32::MAX);
+        // SAFETY: one pollfd, which lives through the call.
+        match unsafe { libc::poll(&raw mut poll, 1, ms) } {
+            0 => return Err(late()),
+            -1 if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => continue,
+            _ => {}
+        }
+        match pipe.read(&mut buffer) {
+            Ok(0) => return Ok(said),
+            Ok(len) => said.extend_from_slice(&buffer[..len]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                return Err(Failure::new(format!(
+                    "reading from its process failed: {error}"
+                )));
+            }
+        }
+    }
+}
+
+/// Waits for the child to be gone; its status, unless somebody else took it (nginx's SIGCHLD
+/// handler, where signals are not blocked).
+fn wait(pid: libc::pid_t) -> Option<i32> {
+    let mut status = 0;
+    loop {
+        // SAFETY: waits for our own child only.
+        if unsafe { libc::waitpid(pid, &raw mut status, 0) } == pid {
+            return Some(status);
+        }
+        if io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+            return None;
+        }
+    }
+}

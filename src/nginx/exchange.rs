@@ -1,0 +1,354 @@
+//! [`Exchange`]: one nginx request as the host functions see it.
+
+use std::borrow::Cow;
+use std::future::Future;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::ctx::{Ctx, Io, Mode};
+use super::ffi::NoMemory;
+use super::log::Log;
+use super::plugin::Plugin;
+use super::request::Request;
+use super::{body, headers_in, headers_out, task, uri};
+use crate::abi::{BodyKind, Features, FieldKind, Level};
+use crate::host::{Chunk, Host, Refusal, Write};
+
+/// A request lent to one guest call; or no request at all, for start functions that run when the
+/// configuration is loaded.
+pub(crate) struct Exchange {
+    name: Rc<str>,
+    log: Log,
+    lent: Option<Lent>,
+}
+
+struct Lent {
+    ctx: Rc<Ctx>,
+    r: Request,
+    /// Always there until the exchange is dropped, which hands it back.
+    io: Option<Box<Io>>,
+}
+
+// SAFETY: an engine wants what it stores to be Send. nginx runs every callback of a process on one
+// thread, guest calls are polled from those callbacks only (task.rs), and neither the engine nor
+// anybody else moves an Exchange to another thread.
+unsafe impl Send for Exchange {}
+
+/// A future that the engine may hold, under the same promise as [`Exchange`].
+struct OneThread<F>(F);
+
+// SAFETY: as for Exchange: polled and dropped on nginx's thread only.
+unsafe impl<F> Send for OneThread<F> {}
+
+impl<F: Future> Future for OneThread<F> {
+    type Output = F::Output;
+
+    fn poll(
+        self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<F::Output> {
+        // SAFETY: a projection to the only field; it is never moved out.
+        unsafe { self.map_unchecked_mut(|this| &mut this.0) }.poll(cx)
+    }
+}
+
+impl From<NoMemory> for Refusal {
+    fn from(_: NoMemory) -> Self {
+        Refusal::NoMemory
+    }
+}
+
+impl Exchange {
+    /// An exchange for one call of a guest on behalf of a request.
+    pub(crate) fn lend(plugin: &Plugin, ctx: &Rc<Ctx>) -> Self {
+        let r = ctx.request();
+        Exchange {
+            name: plugin.name(),
+            log: r.log(),
+            lent: Some(Lent {
+                ctx: Rc::clone(ctx),
+                r,
+                io: ctx.io.take(),
+            }),
+        }
+    }
+
+    /// An exchange without a request.
+    pub(crate) fn without_request(name: Rc<str>, log: Log) -> Self {
+        Exchange {
+            name,
+            log,
+            lent: None,
+        }
+    }
+
+    fn io(&self) -> Option<(Request, &Io)> {
+        let lent = self.lent.as_ref()?;
+        Some((lent.r, lent.io.as_deref()?))
+    }
+
+    fn io_mut(&mut self) -> Option<(Request, &mut Io)> {
+        let lent = self.lent.as_mut()?;
+        Some((lent.r, lent.io.as_deref_mut()?))
+    }
+
+    /// The part a change may be made to; `None` after the request ended and without one.
+    fn open(&mut self) -> Option<(Request, &mut Io)> {
+        self.io_mut().filter(|(_, io)| io.mode != Mode::Ended)
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if let Some(lent) = &mut self.lent {
+            lent.ctx.io.set(lent.io.take());
+        }
+    }
+}
+
+impl Host for Exchange {
+    fn supported_features(&self) -> Features {
+        Features::BUFFER_REQUEST | Features::BUFFER_RESPONSE
+    }
+
+    fn log_enabled(&self, level: Level) -> bool {
+        self.log.enabled(level)
+    }
+
+    fn log(&mut self, level: Level, message: &[u8]) {
+        self.log.guest(level, &self.name, message);
+    }
+
+    fn method(&self) -> &[u8] {
+        self.io().map_or(b"", |(r, _)| r.method())
+    }
+
+    fn set_method(&mut self, method: &[u8]) -> Result<(), Refusal> {
+        if let Some((r, io)) = self.open() {
+            io.sent_method.get_or_insert(r.method_number());
+            r.set_method(method)?;
+            io.dirty = true;
+        }
+        Ok(())
+    }
+
+    fn uri(&self) -> &[u8] {
+        let Some((r, io)) = self.io() else { return b"" };
+        match &io.uri {
+            Some(uri) => uri,
+            None => r.unparsed_uri().unwrap_or(b"/"),
+        }
+    }
+
+    fn set_uri(&mut self, target: &[u8]) -> Result<(), Refusal> {
+        if let Some((r, io)) = self.open() {
+            if !uri::set(r, target)? {
+                return Err(Refusal::Unfit("nginx finds the path unsafe"));
+            }
+            // As the guest knows it; the request line has its query escaped.
+            io.uri = Some(target.to_vec());
+            io.dirty = true;
+        }
+        Ok(())
+    }
+
+    fn protocol_version(&self) -> &[u8] {
+        self.io().map_or(b"", |(r, _)| r.protocol())
+    }
+
+    fn source_addr(&self) -> Cow<'_, [u8]> {
+        self.io()
+            .map_or(Cow::Borrowed(b""), |(r, _)| r.source_addr())
+    }
+
+    fn fields(&self, kind: FieldKind) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let lent = self.io();
+        let request = lent
+            .filter(|_| kind == FieldKind::Request)
+            .map(|(r, _)| headers_in::fields(r));
+        let response = lent.filter(|_| kind == FieldKind::Response);
+        let early = response
+            .filter(|(_, io)| io.mode == Mode::Request)
+            .map(|(_, io)| {
+                io.early
+                    .fields
+                    .iter()
+                    .map(|(name, value)| (name.as_slice(), value.as_slice()))
+            });
+        let sent = response
+            .filter(|(_, io)| io.mode != Mode::Request)
+            .map(|(r, io)| headers_out::fields(r, &io.outside));
+        request
+            .into_iter()
+            .flatten()
+            .chain(early.into_iter().flatten())
+            .chain(sent.into_iter().flatten())
+    }
+
+    fn set_field(&mut self, kind: FieldKind, name: &[u8], value: &[u8]) -> Result<(), Refusal> {
+        let Some((r, io)) = self.open() else {
+            return Ok(());
+        };
+        match (kind, io.mode) {
+            (FieldKind::Request, _) => {
+                headers_in::set(r, name, value)?;
+                io.dirty = true;
+            }
+            (FieldKind::Response, Mode::Request) => {
+                io.early
+                    .fields
+                    .retain(|(other, _)| !other.eq_ignore_ascii_case(name));
+                io.early.fields.push((name.to_vec(), value.to_vec()));
+            }
+            (FieldKind::Response, _) => {
+                if name.eq_ignore_ascii_case(b"content-length") {
+                    // abi.md 1.3.11 d: the one length of a guest's that means something.
+                    io.response_emptied = value == b"0";
+                }
+                headers_out::set(r, &mut io.outside, name, value)?;
+            }
+            (FieldKind::RequestTrailers | FieldKind::ResponseTrailers, _) => {}
+        }
+        Ok(())
+    }
+
+    fn add_field(&mut self, kind: FieldKind, name: &[u8], value: &[u8]) -> Result<(), Refusal> {
+        let Some((r, io)) = self.open() else {
+            return Ok(());
+        };
+        match (kind, io.mode) {
+            (FieldKind::Request, _) => {
+                headers_in::add(r, name, value)?;
+                io.dirty = true;
+            }
+            (FieldKind::Response, Mode::Request) => {
+                io.early.fields.push((name.to_vec(), value.to_vec()));
+            }
+            (FieldKind::Response, _) => headers_out::add(r, &mut io.outside, name, value)?,
+            (FieldKind::RequestTrailers | FieldKind::ResponseTrailers, _) => {}
+        }
+        Ok(())
+    }
+
+    fn remove_field(&mut self, kind: FieldKind, name: &[u8]) -> Result<(), Refusal> {
+        let Some((r, io)) = self.open() else {
+            return Ok(());
+        };
+        match (kind, io.mode) {
+            (FieldKind::Request, _) => {
+                headers_in::remove(r, name)?;
+                io.dirty = true;
+            }
+            (FieldKind::Response, Mode::Request) => {
+                io.early
+                    .fields
+                    .retain(|(other, _)| !other.eq_ignore_ascii_case(name));
+            }
+            (FieldKind::Response, _) => headers_out::remove(r, &mut io.outside, name),
+            (FieldKind::RequestTrailers | FieldKind::ResponseTrailers, _) => {}
+        }
+        Ok(())
+    }
+
+    fn read_body(
+        &mut self,
+        kind: BodyKind,
+        buf: &mut [u8],
+    ) -> impl Future<Output = Result<Chunk, Refusal>> + Send {
+        OneThread(async move {
+            let nothing = Chunk { len: 0, eof: true };
+            let Some(lent) = &mut self.lent else {
+                return Ok(nothing);
+            };
+            let Some(io) = lent.io.as_deref_mut() else {
+                return Ok(nothing);
+            };
+            match (kind, io.mode) {
+                (BodyKind::Request, mode) => {
+                    if mode == Mode::Request && io.request.is_none() {
+                        task::client_body(&lent.ctx).await;
+                        io.request = Some(body::reader(lent.r));
+                    }
+                    match &mut io.request {
+                        Some(reader) => reader.read(buf).map_err(|error| {
+                            Refusal::Body(format!("reading the request body failed: {error}"))
+                        }),
+                        None => Ok(nothing),
+                    }
+                }
+                (BodyKind::Response, Mode::Request) => {
+                    let rest = io.own.get(io.own_read..).unwrap_or_default();
+                    let len = rest.len().min(buf.len());
+                    buf[..len].copy_from_slice(&rest[..len]);
+                    io.own_read += len;
+                    Ok(Chunk {
+                        len,
+                        eof: len == rest.len(),
+                    })
+                }
+                (BodyKind::Response, _) => Ok(io.response_read.read(&io.response, buf)),
+            }
+        })
+    }
+
+    fn write_body(&mut self, kind: BodyKind, write: Write, bytes: &[u8]) -> Result<(), Refusal> {
+        let Some((_, io)) = self.open() else {
+            return Ok(());
+        };
+        let body = match (kind, io.mode) {
+            (BodyKind::Request, _) => io.request_written.get_or_insert_default(),
+            (BodyKind::Response, Mode::Request) => &mut io.own,
+            (BodyKind::Response, _) => {
+                io.response_emptied = false;
+                io.response_written.get_or_insert_default()
+            }
+        };
+        if write == Write::Replace {
+            body.clear();
+        }
+        body.try_reserve(bytes.len())
+            .map_err(|_| Refusal::NoMemory)?;
+        body.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn status_code(&self) -> u16 {
+        let Some((r, io)) = self.io() else { return 200 };
+        let status = match io.mode {
+            Mode::Request => io.early.status.unwrap_or(0),
+            _ => r.status(),
+        };
+        if status == 0 { 200 } else { status }
+    }
+
+    fn set_status_code(&mut self, status: u16) -> Result<(), Refusal> {
+        if let Some((r, io)) = self.open() {
+            match io.mode {
+                Mode::Request => io.early.status = Some(status),
+                _ => r.set_status(status),
+            }
+        }
+        Ok(())
+    }
+
+    fn template(&self) -> &[u8] {
+        self.io().map_or(b"", |(_, io)| &io.template)
+    }
+
+    fn set_template(&mut self, name: &[u8]) -> Result<(), Refusal> {
+        if let Some((_, io)) = self.open() {
+            io.template = name.to_vec();
+        }
+        Ok(())
+    }
+
+    fn sleep(&mut self, time: Duration) -> impl Future<Output = ()> + Send {
+        OneThread(async move {
+            match &self.lent {
+                Some(lent) => task::sleep(&lent.ctx, time).await,
+                // Start functions at configuration time run in a process of their own.
+                None => std::thread::sleep(time),
+            }
+        })
+    }
+}

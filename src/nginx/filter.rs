@@ -1,0 +1,469 @@
+//! The response: header and body filter, and every guest's `handle_response` on the way out, in
+//! reverse order.
+//!
+//! A guest without `buffer_response` is called in the header filter, and the body streams untouched.
+//! For one with it the header is held, the body collected, and both go out when it has returned. A
+//! guest may also wait: then the header is held, and what arrives meanwhile is kept unconsumed, which
+//! slows the sender down.
+
+use std::rc::Rc;
+
+use nginx_sys::{
+    ngx_chain_t, ngx_http_output_body_filter_pt, ngx_http_output_header_filter_pt,
+    ngx_http_request_t, ngx_int_t,
+};
+
+use super::chain::{self, Body, Cursor, Out};
+use super::ctx::{Ctx, LevelState, Mode, Stage};
+use super::ffi::{AGAIN, BAD_GATEWAY, ERROR, INTERNAL_SERVER_ERROR, NoMemory, OK, guard};
+use super::headers_out::{self, Outside, Validators};
+use super::log::ERR;
+use super::reply::{Change, Flow, Reply};
+use super::request::{HEAD, Request};
+use super::task::{self, Called, Progress};
+use crate::abi::Features;
+
+/// A response body larger than this is not collected.
+const RESPONSE_MAX_BYTES: u64 = 64 << 20;
+
+static mut NEXT_HEADER_FILTER: ngx_http_output_header_filter_pt = None;
+static mut NEXT_BODY_FILTER: ngx_http_output_body_filter_pt = None;
+
+/// How far the guests have come.
+enum Turn {
+    /// The header stays where it is: the body is being collected or a guest waits.
+    Hold,
+    /// Every guest has been called.
+    Release,
+    /// The response is replaced by nginx's page for this status.
+    Fail(ngx_int_t),
+}
+
+/// Puts the filters on top of the chains; called for every configuration that is loaded.
+pub(crate) fn install() {
+    // SAFETY: nginx builds its filter chains on one thread, while it reads a configuration.
+    unsafe {
+        NEXT_HEADER_FILTER = nginx_sys::ngx_http_top_header_filter;
+        nginx_sys::ngx_http_top_header_filter = Some(header_filter);
+        NEXT_BODY_FILTER = nginx_sys::ngx_http_top_body_filter;
+        nginx_sys::ngx_http_top_body_filter = Some(body_filter);
+    }
+}
+
+fn next_header(r: Request) -> ngx_int_t {
+    // SAFETY: set in `install` before the first request and never changed while one runs; the
+    // request is live.
+    unsafe {
+        match NEXT_HEADER_FILTER {
+            Some(next) => next(r.as_ptr()),
+            None => OK,
+        }
+    }
+}
+
+fn next_body(r: Request, chain: *mut ngx_chain_t) -> ngx_int_t {
+    // SAFETY: as in `next_header`; the chain is the caller's or in the request's pool.
+    unsafe {
+        match NEXT_BODY_FILTER {
+            Some(next) => next(r.as_ptr(), chain),
+            None => OK,
+        }
+    }
+}
+
+unsafe extern "C" fn header_filter(r: *mut ngx_http_request_t) -> ngx_int_t {
+    guard(ERROR, || {
+        // SAFETY: nginx calls a filter with a live request.
+        let Some(r) = (unsafe { Request::new(r) }) else {
+            return ERROR;
+        };
+        if !r.is_main() {
+            return next_header(r);
+        }
+        match Ctx::of(r) {
+            Some(ctx) => on_header(&ctx).unwrap_or(ERROR),
+            None => next_header(r),
+        }
+    })
+}
+
+unsafe extern "C" fn body_filter(r: *mut ngx_http_request_t, chain: *mut ngx_chain_t) -> ngx_int_t {
+    guard(ERROR, || {
+        // SAFETY: nginx calls a filter with a live request.
+        let Some(r) = (unsafe { Request::new(r) }) else {
+            return ERROR;
+        };
+        if !r.is_main() {
+            return next_body(r, chain);
+        }
+        match Ctx::of(r) {
+            Some(ctx) => on_body(&ctx, chain).unwrap_or(ERROR),
+            None => next_body(r, chain),
+        }
+    })
+}
+
+fn on_header(ctx: &Rc<Ctx>) -> Result<ngx_int_t, NoMemory> {
+    let r = ctx.request();
+    match ctx.stage() {
+        Stage::Sending | Stage::Done | Stage::Ended => return Ok(next_header(r)),
+        Stage::Passed | Stage::Answering | Stage::Failed | Stage::Idle => {}
+        // nginx made another response while a guest was waiting or a body was being collected.
+        Stage::CallingRequest => {
+            ctx.cancel();
+            ctx.with_io(|io| io.early = std::mem::take(&mut io.saved));
+        }
+        Stage::CallingResponse | Stage::Collecting => {
+            ctx.cancel();
+            r.set_held(false);
+        }
+    }
+    begin(ctx)?;
+    match run(ctx)? {
+        Turn::Hold => Ok(OK),
+        Turn::Release => Ok(release(ctx)),
+        Turn::Fail(status) => Ok(fail(ctx, status)),
+    }
+}
+
+/// A response starts its way: what guests set before it is merged in.
+fn begin(ctx: &Rc<Ctx>) -> Result<(), NoMemory> {
+    let r = ctx.request();
+    if let Some(sent) = ctx.with_io(|io| io.sent_method.take()).flatten() {
+        // The client gets what it asked for: a body unless it sent HEAD, whatever the guest made of
+        // the method on its way to the next handler.
+        if r.is_head() && sent != HEAD {
+            headers_out::set_content_length(r, Some(0));
+        }
+        r.set_method_number(sent);
+    }
+    *ctx.reply.borrow_mut() = Reply {
+        validators: Validators::of(r),
+        ..Reply::default()
+    };
+    let early = ctx.with_io(|io| {
+        io.response = Body::default();
+        std::mem::take(&mut io.early)
+    });
+    match early {
+        Some(early) if !early.fields.is_empty() => headers_out::merge(r, &early.fields),
+        _ => Ok(()),
+    }
+}
+
+/// Whether the response has no body whatever its header says.
+fn has_no_body(r: Request) -> bool {
+    r.is_head() || matches!(r.status(), 204 | 304 | 0..200)
+}
+
+/// Calls guests, innermost first, until one has to wait or none is left.
+fn run(ctx: &Rc<Ctx>) -> Result<Turn, NoMemory> {
+    let r = ctx.request();
+    loop {
+        if ctx.call.borrow().is_some() {
+            match task::advance(ctx) {
+                Progress::Waiting => {
+                    r.set_held(true);
+                    return Ok(Turn::Hold);
+                }
+                Progress::Done(called) => {
+                    if let Err(status) = finish(ctx, called) {
+                        return Ok(Turn::Fail(status));
+                    }
+                }
+                Progress::Aborted(_) => return Ok(Turn::Fail(INTERNAL_SERVER_ERROR)),
+            }
+        }
+        let Some(buffered) = innermost_owed(ctx) else {
+            return Ok(Turn::Release);
+        };
+        let no_body = has_no_body(r);
+        if buffered && !no_body && !ctx.reply.borrow().is_complete() {
+            match collect(ctx)? {
+                Collected::Complete => {}
+                Collected::Partly => {
+                    ctx.enter(Stage::Collecting);
+                    return Ok(Turn::Hold);
+                }
+                Collected::Failed(status) => return Ok(Turn::Fail(status)),
+            }
+        }
+        call(ctx, buffered && !no_body);
+    }
+}
+
+/// Whether the innermost guest that is owed a call has `buffer_response` on; `None` when nobody is
+/// owed one. What that guest wrote before the next handler ran goes before the body from here on.
+fn innermost_owed(ctx: &Ctx) -> Option<bool> {
+    let mut levels = ctx.levels.borrow_mut();
+    let level = levels
+        .iter_mut()
+        .rfind(|level| matches!(level.state, LevelState::Owed { .. }))?;
+    let early = std::mem::take(&mut level.early);
+    ctx.reply.borrow_mut().prepend(early);
+    let LevelState::Owed { lease, .. } = &mut level.state else {
+        return None;
+    };
+    let features = lease
+        .instance()
+        .map_or(Features::NONE, |instance| instance.features());
+    Some(features.contains(Features::BUFFER_RESPONSE))
+}
+
+/// Starts the `handle_response` that is owed next.
+fn call(ctx: &Rc<Ctx>, body: bool) {
+    let r = ctx.request();
+    let Some((lease, guest_ctx)) = task::take_owed(ctx) else {
+        return;
+    };
+    let collected = ctx.reply.borrow_mut().lend_body();
+    ctx.with_io(|io| {
+        io.mode = Mode::Response { body };
+        io.response = if body { collected } else { Body::default() };
+        io.response_read = Cursor::default();
+        io.response_written = None;
+        io.response_emptied = false;
+        io.outside = Outside::of(r);
+    });
+    let call = task::response(lease, Rc::clone(ctx), guest_ctx);
+    *ctx.call.borrow_mut() = Some(Box::pin(call));
+    ctx.enter(Stage::CallingResponse);
+}
+
+/// Takes the result of a `handle_response`.
+fn finish(ctx: &Rc<Ctx>, called: Called) -> Result<(), ngx_int_t> {
+    let (written, emptied, mode) = ctx
+        .with_io(|io| {
+            io.response = Body::default();
+            (
+                io.response_written.take(),
+                io.response_emptied,
+                Some(io.mode),
+            )
+        })
+        .unwrap_or_default();
+    if let Called::Failed(status) = called {
+        return Err(status);
+    }
+    let mut reply = ctx.reply.borrow_mut();
+    if written.is_some() || emptied && mode == Some(Mode::Response { body: true }) {
+        reply.change = Change::Replaced;
+        if let Flow::Whole { body, .. } = &mut reply.flow {
+            *body = Body::default();
+            if !emptied {
+                body.push(written.unwrap_or_default().into());
+            }
+        }
+    }
+    Ok(())
+}
+
+enum Collected {
+    Complete,
+    Partly,
+    Failed(ngx_int_t),
+}
+
+/// Turns a streaming body into one that is collected, with what is held of it so far.
+fn collect(ctx: &Rc<Ctx>) -> Result<Collected, NoMemory> {
+    let held = {
+        let mut reply = ctx.reply.borrow_mut();
+        match std::mem::take(&mut reply.flow) {
+            Flow::Stream { prefix, held } => {
+                reply.flow = Flow::Whole {
+                    body: prefix,
+                    complete: false,
+                };
+                ctx.request().take_body();
+                held
+            }
+            whole => {
+                reply.flow = whole;
+                Out::default()
+            }
+        }
+    };
+    Ok(take(ctx, held.first()))
+}
+
+/// Adds a filter's input to the collected body.
+fn take(ctx: &Rc<Ctx>, chain: *mut ngx_chain_t) -> Collected {
+    let mut reply = ctx.reply.borrow_mut();
+    let Flow::Whole { body, complete } = &mut reply.flow else {
+        return Collected::Partly;
+    };
+    match chain::take(chain, body, RESPONSE_MAX_BYTES) {
+        Ok(taken) if taken.last => {
+            *complete = true;
+            Collected::Complete
+        }
+        Ok(taken) if taken.flush && ctx.request().upstream_gone() => {
+            ctx.log().write(
+                ERR,
+                format_args!("http_wasm: the upstream went away before the end of its response"),
+            );
+            Collected::Failed(BAD_GATEWAY)
+        }
+        Ok(_) => Collected::Partly,
+        Err(error) => {
+            ctx.log().write(ERR, format_args!("http_wasm: {error}"));
+            Collected::Failed(BAD_GATEWAY)
+        }
+    }
+}
+
+fn on_body(ctx: &Rc<Ctx>, chain: *mut ngx_chain_t) -> Result<ngx_int_t, NoMemory> {
+    let r = ctx.request();
+    match ctx.stage() {
+        Stage::Collecting => match take(ctx, chain) {
+            Collected::Partly => Ok(OK),
+            Collected::Failed(status) => Ok(fail(ctx, status)),
+            Collected::Complete => match run(ctx)? {
+                Turn::Hold => Ok(AGAIN),
+                Turn::Release => send(ctx),
+                Turn::Fail(status) => Ok(fail(ctx, status)),
+            },
+        },
+        Stage::CallingResponse => {
+            let mut reply = ctx.reply.borrow_mut();
+            match &mut reply.flow {
+                Flow::Stream { held, .. } => held.push_chain(r, chain)?,
+                Flow::Whole { .. } => chain::drop_all(chain),
+            }
+            r.set_held(true);
+            Ok(AGAIN)
+        }
+        Stage::Sending if !chain.is_null() => {
+            {
+                let mut reply = ctx.reply.borrow_mut();
+                if let Flow::Stream { held, .. } = &mut reply.flow {
+                    held.push_chain(r, chain)?;
+                }
+            }
+            send_body(ctx)
+        }
+        _ if r.header_only() => {
+            // The handler did not know: it was told nothing while the header was held.
+            chain::drop_all(chain);
+            Ok(OK)
+        }
+        _ => Ok(next_body(r, chain)),
+    }
+}
+
+/// Sends the header with lengths and validators that fit the body.
+fn release(ctx: &Rc<Ctx>) -> ngx_int_t {
+    let r = ctx.request();
+    let stage = {
+        let reply = ctx.reply.borrow();
+        if reply.change != Change::None {
+            reply.validators.forget(r);
+        }
+        let announced = headers_out::content_length(r);
+        let (len, stage) = match &reply.flow {
+            // The length a GET would have: unknown once a guest wrote without seeing the body.
+            Flow::Stream { prefix, .. } if has_no_body(r) => match reply.change {
+                Change::Replaced => (None, Stage::Done),
+                _ => (announced.map(|len| len + prefix.len()), Stage::Done),
+            },
+            Flow::Whole { .. } if has_no_body(r) => (None, Stage::Done),
+            Flow::Stream { prefix, held } => (
+                announced.map(|len| len + prefix.len()),
+                if prefix.is_empty() && held.is_empty() {
+                    Stage::Done
+                } else {
+                    Stage::Sending
+                },
+            ),
+            Flow::Whole { body, .. } => (Some(body.len()), Stage::Sending),
+        };
+        if len != announced {
+            headers_out::set_content_length(r, len);
+        }
+        stage
+    };
+    r.set_held(false);
+    ctx.enter(stage);
+    next_header(r)
+}
+
+/// Sends header and body, where the body has been waiting.
+fn send(ctx: &Rc<Ctx>) -> Result<ngx_int_t, NoMemory> {
+    let rc = release(ctx);
+    // AGAIN means that the header waits in nginx's buffers: the body goes after it.
+    if rc == ERROR || rc > OK {
+        return Ok(rc);
+    }
+    if ctx.stage() == Stage::Sending {
+        return send_body(ctx);
+    }
+    // No body: what was kept of it is dropped, so that its sender gets its buffers back.
+    if let Flow::Stream { held, .. } = &ctx.reply.borrow().flow {
+        chain::drop_all(held.first());
+    }
+    Ok(rc)
+}
+
+/// Sends what the reply holds of the body; the rest streams through.
+fn send_body(ctx: &Rc<Ctx>) -> Result<ngx_int_t, NoMemory> {
+    let r = ctx.request();
+    let flow = std::mem::take(&mut ctx.reply.borrow_mut().flow);
+    ctx.enter(Stage::Done);
+    let out = match flow {
+        Flow::Whole { body, .. } => {
+            let (out, keep) = body.into_chain(r, true)?;
+            ctx.keep(keep);
+            out
+        }
+        Flow::Stream { prefix, held } => {
+            let (mut out, keep) = prefix.into_chain(r, false)?;
+            ctx.keep(keep);
+            out.push_chain(r, held.first())?;
+            out
+        }
+    };
+    Ok(next_body(r, out.first()))
+}
+
+/// Replaces the response by nginx's page for `status`. The guests that are still owed a call see
+/// that page: the header filter is entered again for it.
+fn fail(ctx: &Rc<Ctx>, status: ngx_int_t) -> ngx_int_t {
+    let r = ctx.request();
+    ctx.cancel();
+    r.set_held(false);
+    ctx.enter(Stage::Failed);
+    *ctx.reply.borrow_mut() = Reply::default();
+    // SAFETY: the request is live and its header is not sent; nginx cleans headers_out, keeps our
+    // context and sends its page through the filters.
+    unsafe { nginx_sys::ngx_http_filter_finalize_request(r.as_ptr(), super::module_ptr(), status) }
+}
+
+/// A waiting `handle_response` can go on: called from an event, outside the filters.
+pub(crate) fn resume(ctx: &Rc<Ctx>) {
+    let r = ctx.request();
+    let c = r.connection();
+    let rc = match run(ctx) {
+        Ok(Turn::Hold) => {
+            if ctx.stage() == Stage::Collecting {
+                // The sender waits with its buffers in use: they have just been emptied.
+                r.set_held(false);
+                r.post_write_event();
+            }
+            return;
+        }
+        Ok(Turn::Release) => send(ctx).unwrap_or(ERROR),
+        Ok(Turn::Fail(status)) => {
+            fail(ctx, status);
+            ERROR
+        }
+        Err(NoMemory) => ERROR,
+    };
+    if rc == ERROR || rc > OK {
+        r.finalize(ERROR);
+    } else {
+        // Whoever sends this response goes on from its write handler.
+        r.post_write_event();
+    }
+    // SAFETY: the connection outlives the request and is recycled on a later turn only.
+    unsafe { nginx_sys::ngx_http_run_posted_requests(c) }
+}

@@ -1,0 +1,375 @@
+//! Request headers: the list that upstream modules copy, the slots of well-known headers that
+//! point into it, and what nginx has boiled down from them (`$host`, gzip's verdict, credentials).
+//!
+//! Upstream modules do not look at `hash`, so a header is removed by building the list anew.
+
+use std::ffi::CStr;
+use std::ptr;
+use std::slice;
+
+use nginx_sys::{
+    ngx_hash_find, ngx_hash_key, ngx_http_core_main_conf_t, ngx_http_header_t, ngx_http_variable_t,
+    ngx_list_part_t, ngx_list_push, ngx_list_t, ngx_str_t, ngx_table_elt_t, ngx_uint_t,
+};
+
+use super::ffi::{self, NoMemory, OK, bytes};
+use super::request::{Request, empty};
+
+/// Headers by which nginx frames the message or talks to its neighbour. A guest may read them; what
+/// it sets is ignored, since the body and the connection decide.
+const FRAMING: [&[u8]; 10] = [
+    b"connection",
+    b"content-length",
+    b"expect",
+    b"http2-settings",
+    b"keep-alive",
+    b"proxy-connection",
+    b"te",
+    b"trailer",
+    b"transfer-encoding",
+    b"upgrade",
+];
+
+/// Variables whose value nginx keeps after the first look and that mirror the request line, the
+/// headers or the body.
+const CACHED: [&[u8]; 6] = [
+    b"content_length",
+    b"content_type",
+    b"host",
+    b"request_body",
+    b"request_body_file",
+    b"request_uri",
+];
+const CACHED_PREFIXES: [&[u8]; 2] = [b"http_", b"cookie_"];
+
+/// Whether the guest's changes to this header are ignored.
+pub(crate) fn is_framing(name: &[u8]) -> bool {
+    FRAMING
+        .iter()
+        .any(|framing| name.eq_ignore_ascii_case(framing))
+}
+
+/// Walks an nginx list of headers, in order.
+pub(crate) struct Elements {
+    part: *const ngx_list_part_t,
+    at: usize,
+}
+
+impl Elements {
+    /// # Safety
+    /// `list` must be an initialised list of `ngx_table_elt_t` that nobody changes while the
+    /// iterator is in use.
+    pub(crate) unsafe fn of(list: *const ngx_list_t) -> Self {
+        // SAFETY: only an address is taken of the live list.
+        let part = unsafe { &raw const (*list).part };
+        Elements { part, at: 0 }
+    }
+}
+
+impl Iterator for Elements {
+    type Item = *mut ngx_table_elt_t;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        // SAFETY: parts are linked until null and hold `nelts` elements each (contract of `of`).
+        unsafe {
+            while let Some(part) = self.part.as_ref() {
+                if self.at < part.nelts {
+                    let element = part.elts.cast::<ngx_table_elt_t>().add(self.at);
+                    self.at += 1;
+                    return Some(element);
+                }
+                self.part = part.next;
+                self.at = 0;
+            }
+        }
+        None
+    }
+}
+
+/// Key and value of an element.
+///
+/// # Safety
+/// `element` must be a list element whose strings live for `'a`.
+pub(crate) unsafe fn field<'a>(element: *mut ngx_table_elt_t) -> (&'a [u8], &'a [u8]) {
+    // SAFETY: as the caller holds.
+    unsafe { (bytes((*element).key), bytes((*element).value)) }
+}
+
+/// All header lines of the request, in order.
+pub(crate) fn fields<'a>(r: Request) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+    // SAFETY: the list is the live request's and changes only through `set`, `add` and `remove`,
+    // which borrow nothing of it; its strings live in the request's pool.
+    let lines = unsafe { Elements::of(&raw const (*r.as_ptr()).headers_in.headers) }
+        .map(|element| unsafe { field(element) });
+    lines.chain(host_without_line(r))
+}
+
+/// HTTP/3 keeps no line for `:authority`; guests expect a host.
+fn host_without_line<'a>(r: Request) -> Option<(&'a [u8], &'a [u8])> {
+    // SAFETY: the request is live and its strings live in its pool.
+    unsafe {
+        let headers = &raw const (*r.as_ptr()).headers_in;
+        let server = (*headers).server;
+        ((*headers).host.is_null() && server.len != 0).then(|| (b"host".as_slice(), bytes(server)))
+    }
+}
+
+/// Makes `value` the only line called `name`.
+pub(crate) fn set(r: Request, name: &[u8], value: &[u8]) -> Result<(), NoMemory> {
+    if is_framing(name) {
+        return Ok(());
+    }
+    let mut found = matching(r, name);
+    match (found.next(), found.next()) {
+        // The usual case: change the value where it stands; every slot goes on pointing at it.
+        (Some(element), None) => {
+            let (key, value) = (r.copy(name)?, r.copy(value)?);
+            // SAFETY: the element is in the live request's list; the key changes its case at most.
+            unsafe {
+                (*element).key = key;
+                (*element).value = value;
+            }
+        }
+        (None, _) => push(r, name, value)?,
+        (Some(_), Some(_)) => {
+            rebuild_without(r, name)?;
+            push(r, name, value)?;
+        }
+    }
+    refresh(r, name, value)
+}
+
+/// Appends a line. A second Host or Authorization would be ambiguous: there, add means set.
+pub(crate) fn add(r: Request, name: &[u8], value: &[u8]) -> Result<(), NoMemory> {
+    if is_framing(name) {
+        return Ok(());
+    }
+    if name.eq_ignore_ascii_case(b"host") || name.eq_ignore_ascii_case(b"authorization") {
+        return set(r, name, value);
+    }
+    push(r, name, value)?;
+    refresh(r, name, value)
+}
+
+/// Removes all lines called `name`. Host stays: no request goes anywhere without it.
+pub(crate) fn remove(r: Request, name: &[u8]) -> Result<(), NoMemory> {
+    if is_framing(name) || name.eq_ignore_ascii_case(b"host") || matching(r, name).next().is_none()
+    {
+        return Ok(());
+    }
+    rebuild_without(r, name)?;
+    refresh(r, name, b"")
+}
+
+fn matching(r: Request, name: &[u8]) -> impl Iterator<Item = *mut ngx_table_elt_t> {
+    // SAFETY: as in `fields`; the list is not changed while the iterator is in use.
+    unsafe { Elements::of(&raw const (*r.as_ptr()).headers_in.headers) }
+        .filter(move |&element| unsafe { field(element) }.0.eq_ignore_ascii_case(name))
+}
+
+/// Appends an element, complete with hash and lower-case key, and links its slot.
+fn push(r: Request, name: &[u8], value: &[u8]) -> Result<(), NoMemory> {
+    let key = r.copy(name)?;
+    let lowcase = r.copy(&name.to_ascii_lowercase())?;
+    let value = r.copy(value)?;
+    // SAFETY: the list is the live request's; the element is fully initialised before it is linked.
+    unsafe {
+        let element =
+            ngx_list_push(&raw mut (*r.as_ptr()).headers_in.headers).cast::<ngx_table_elt_t>();
+        if element.is_null() {
+            return Err(NoMemory);
+        }
+        ffi::ngx_http_wasm_init_header(element);
+        (*element).key = key;
+        (*element).value = value;
+        (*element).lowcase_key = lowcase.data;
+        (*element).hash = ngx_hash_key(lowcase.data, lowcase.len);
+        link(r, element)
+    }
+}
+
+/// Builds the list anew without `name` and points every slot at the moved elements.
+fn rebuild_without(r: Request, name: &[u8]) -> Result<(), NoMemory> {
+    let r_ = r.as_ptr();
+    // SAFETY: the request is live. Elements are copied bit by bit into a list of its own pool; the
+    // old list is left untouched until the new one is complete.
+    unsafe {
+        let old: Vec<*mut ngx_table_elt_t> =
+            Elements::of(&raw const (*r_).headers_in.headers).collect();
+        let list = r.zeroed::<ngx_list_t>()?;
+        let room = old.len().max(4);
+        let elements = nginx_sys::ngx_pcalloc(r.pool(), room * size_of::<ngx_table_elt_t>())
+            .cast::<ngx_table_elt_t>();
+        if elements.is_null() {
+            return Err(NoMemory);
+        }
+        (*list).part.elts = elements.cast();
+        (*list).size = size_of::<ngx_table_elt_t>();
+        (*list).nalloc = room;
+        (*list).pool = r.pool();
+
+        for &element in &old {
+            if let Some((offset, multi)) = slot(r, element) {
+                ffi::ngx_http_wasm_unlink_request_header(r_, offset, multi);
+            }
+        }
+        let mut kept = 0;
+        for &element in &old {
+            if field(element).0.eq_ignore_ascii_case(name) {
+                continue;
+            }
+            let copy = elements.add(kept);
+            ptr::copy_nonoverlapping(element, copy, 1);
+            ffi::ngx_http_wasm_init_header(copy);
+            kept += 1;
+        }
+        (*list).part.nelts = kept;
+        (*r_).headers_in.headers = *list;
+        // The list is embedded in the request: `last` must point at the part inside it.
+        (*r_).headers_in.headers.last = &raw mut (*r_).headers_in.headers.part;
+        for at in 0..kept {
+            link(r, elements.add(at))?;
+        }
+    }
+    Ok(())
+}
+
+/// The slot of a well-known header: its offset in `headers_in`, and whether it is list-like.
+///
+/// # Safety
+/// `element` must be an element with hash and lower-case key.
+unsafe fn slot(r: Request, element: *mut ngx_table_elt_t) -> Option<(ngx_uint_t, ngx_uint_t)> {
+    // SAFETY: the hash is built by the core before the first request; the element is complete.
+    unsafe {
+        let cmcf = core_main_conf(r);
+        let known = ngx_hash_find(
+            &raw mut (*cmcf).headers_in_hash,
+            (*element).hash,
+            (*element).lowcase_key,
+            (*element).key.len,
+        )
+        .cast::<ngx_http_header_t>();
+        // Proxy-Connection is known but has no slot.
+        let offset = known.as_ref()?.offset;
+        (offset != 0).then(|| (offset, ffi::ngx_http_wasm_request_header_is_multi(offset)))
+    }
+}
+
+/// # Safety
+/// As [`slot`]; the element must be in the request's list.
+unsafe fn link(r: Request, element: *mut ngx_table_elt_t) -> Result<(), NoMemory> {
+    // SAFETY: the offset comes from nginx's own table of slots in headers_in.
+    unsafe {
+        match slot(r, element) {
+            None => Ok(()),
+            Some((offset, multi)) => {
+                match ffi::ngx_http_wasm_link_request_header(r.as_ptr(), offset, multi, element) {
+                    OK => Ok(()),
+                    _ => Err(NoMemory),
+                }
+            }
+        }
+    }
+}
+
+/// Brings what nginx derived from a header when it parsed the request in step with the new value.
+fn refresh(r: Request, name: &[u8], value: &[u8]) -> Result<(), NoMemory> {
+    let r_ = r.as_ptr();
+    // SAFETY: the request is live.
+    unsafe {
+        if name.eq_ignore_ascii_case(b"host") {
+            (*r_).headers_in.server = r.copy(&server_name(value))?;
+        } else if name.eq_ignore_ascii_case(b"authorization") {
+            // ngx_http_auth_basic_user() parses anew when there is no user yet.
+            (*r_).headers_in.user = empty();
+            (*r_).headers_in.passwd = empty();
+        } else if name.eq_ignore_ascii_case(b"accept-encoding") {
+            ffi::ngx_http_wasm_forget_gzip_test(r_);
+        } else if name.eq_ignore_ascii_case(b"user-agent") {
+            ffi::ngx_http_wasm_forget_user_agent(r_);
+        }
+    }
+    Ok(())
+}
+
+/// A Host value as `$host` shows it: lower case, without port and trailing dot
+/// (`ngx_http_validate_host()`).
+fn server_name(host: &[u8]) -> Vec<u8> {
+    let end = match host.first() {
+        Some(b'[') => host
+            .iter()
+            .position(|&b| b == b']')
+            .map_or(host.len(), |at| at + 1),
+        _ => host.iter().position(|&b| b == b':').unwrap_or(host.len()),
+    };
+    let name = host[..end].to_ascii_lowercase();
+    match name.strip_suffix(b".") {
+        Some(name) => name.to_vec(),
+        None => name,
+    }
+}
+
+/// Records a new length of the request body in all places that nginx and FastCGI read it from.
+pub(crate) fn set_content_length(r: Request, len: u64) -> Result<(), NoMemory> {
+    let r_ = r.as_ptr();
+    let text = r.copy(len.to_string().as_bytes())?;
+    // SAFETY: the request is live; `content_length` points into its header list when not null.
+    unsafe {
+        let headers = &raw mut (*r_).headers_in;
+        (*headers).content_length_n = i64::try_from(len).unwrap_or(i64::MAX);
+        ffi::ngx_http_wasm_set_in_chunked(headers, 0);
+        if let Some(element) = (*headers).content_length.as_mut() {
+            element.value = text;
+        } else {
+            push(r, b"Content-Length", bytes(text))?;
+        }
+        if !(*headers).transfer_encoding.is_null() {
+            rebuild_without(r, b"transfer-encoding")?;
+        }
+    }
+    Ok(())
+}
+
+/// Forgets the variables that nginx evaluated before the guest changed what they mirror (a `set` or
+/// `if` in the rewrite phase does that); `proxy_set_header` would send the old value.
+pub(crate) fn forget_variables(r: Request) {
+    // SAFETY: cmcf->variables describes the indexed variables of this configuration, and
+    // r->variables has a slot for each.
+    unsafe {
+        let cmcf = core_main_conf(r);
+        let variables = slice::from_raw_parts(
+            (*cmcf).variables.elts.cast::<ngx_http_variable_t>(),
+            (*cmcf).variables.nelts,
+        );
+        for (index, variable) in variables.iter().enumerate() {
+            if mirrors_request(bytes(variable.name)) {
+                ffi::ngx_http_wasm_forget_variable(r.as_ptr(), index);
+            }
+        }
+    }
+}
+
+fn mirrors_request(variable: &[u8]) -> bool {
+    CACHED.contains(&variable)
+        || CACHED_PREFIXES
+            .iter()
+            .any(|prefix| variable.starts_with(prefix))
+}
+
+/// # Safety
+/// `r` must be live.
+unsafe fn core_main_conf(r: Request) -> *mut ngx_http_core_main_conf_t {
+    // SAFETY: main_conf has a slot for the core module in every request.
+    unsafe {
+        let index = nginx_sys::ngx_http_core_module.ctx_index;
+        (*(*r.as_ptr()).main_conf.add(index)).cast()
+    }
+}
+
+/// An nginx string for a constant; nginx never writes to it.
+pub(crate) const fn constant(text: &'static CStr) -> ngx_str_t {
+    ngx_str_t {
+        len: text.count_bytes(),
+        data: text.as_ptr().cast_mut().cast(),
+    }
+}

@@ -1,0 +1,373 @@
+//! Response headers: the list, the slots that the filters after us read, and the three headers that
+//! nginx keeps outside the list (content type, content length, last modified) shown to guests as
+//! the lines they will become.
+
+use nginx_sys::{
+    ngx_http_headers_out_t, ngx_list_part_t, ngx_list_push, ngx_str_t, ngx_table_elt_t, time_t,
+};
+
+use super::ffi::{NoMemory, bytes};
+use super::headers_in::{Elements, field};
+use super::request::{Request, empty};
+
+/// Headers by which nginx frames the message or talks to its neighbour; a guest cannot set them.
+/// HTTP/2 and HTTP/3 forbid them and their filters do not strip them from the list.
+const FRAMING: [&[u8]; 7] = [
+    b"connection",
+    b"keep-alive",
+    b"proxy-connection",
+    b"te",
+    b"trailer",
+    b"transfer-encoding",
+    b"upgrade",
+];
+
+/// Headers of which a response has one: where guest and upstream both set them, upstream wins.
+const SINGLETONS: [&[u8]; 7] = [
+    b"content-length",
+    b"content-type",
+    b"date",
+    b"etag",
+    b"last-modified",
+    b"location",
+    b"server",
+];
+
+/// Whether the guest's changes to this header are ignored.
+pub(crate) fn is_framing(name: &[u8]) -> bool {
+    FRAMING
+        .iter()
+        .any(|framing| name.eq_ignore_ascii_case(framing))
+}
+
+fn is(name: &[u8], other: &str) -> bool {
+    name.eq_ignore_ascii_case(other.as_bytes())
+}
+
+/// The headers outside the list, as the lines they will become.
+#[derive(Default)]
+pub(crate) struct Outside {
+    content_type: Option<Vec<u8>>,
+    content_length: Option<Vec<u8>>,
+    last_modified: Option<Vec<u8>>,
+}
+
+impl Outside {
+    /// Reads them off a response that is about to be shown to a guest.
+    pub(crate) fn of(r: Request) -> Self {
+        let out = out(r);
+        // SAFETY: the request is live; the strings live in its pool or in the configuration.
+        unsafe {
+            let content_type = bytes((*out).content_type);
+            let charset = bytes((*out).charset);
+            Outside {
+                content_type: (!content_type.is_empty()).then(|| {
+                    let mut line = content_type.to_vec();
+                    // As in ngx_http_header_filter(): only a type without parameters gets one.
+                    if (*out).content_type_len == content_type.len() && !charset.is_empty() {
+                        line.extend_from_slice(b"; charset=");
+                        line.extend_from_slice(charset);
+                    }
+                    line
+                }),
+                content_length: ((*out).content_length.is_null() && (*out).content_length_n >= 0)
+                    .then(|| (*out).content_length_n.to_string().into_bytes()),
+                last_modified: ((*out).last_modified.is_null() && (*out).last_modified_time != -1)
+                    .then(|| http_time((*out).last_modified_time)),
+            }
+        }
+    }
+
+    fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        [
+            (b"content-type".as_slice(), &self.content_type),
+            (b"content-length".as_slice(), &self.content_length),
+            (b"last-modified".as_slice(), &self.last_modified),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value.as_deref()?)))
+    }
+}
+
+/// `Sun, 06 Nov 1994 08:49:37 GMT`.
+fn http_time(time: time_t) -> Vec<u8> {
+    let mut text = [0u8; 29];
+    // SAFETY: ngx_http_time() writes exactly 29 bytes.
+    unsafe { nginx_sys::ngx_http_time(text.as_mut_ptr(), time) };
+    text.to_vec()
+}
+
+fn out(r: Request) -> *mut ngx_http_headers_out_t {
+    // SAFETY: only an address is taken of the live request.
+    unsafe { &raw mut (*r.as_ptr()).headers_out }
+}
+
+/// All header lines that the response has now.
+pub(crate) fn fields(r: Request, outside: &Outside) -> impl Iterator<Item = (&[u8], &[u8])> {
+    outside.fields().chain(live(r).map(|element| {
+        // SAFETY: an element of the live request's list; its strings live in the pool.
+        unsafe { field(element) }
+    }))
+}
+
+/// The elements that have not been removed (hash 0).
+fn live(r: Request) -> impl Iterator<Item = *mut ngx_table_elt_t> {
+    // SAFETY: the list is the live request's and not changed while the iterator is in use.
+    unsafe { Elements::of(&raw const (*out(r)).headers) }
+        // SAFETY: an element of that list.
+        .filter(|&element| unsafe { (*element).hash } != 0)
+}
+
+fn matching(r: Request, name: &[u8]) -> impl Iterator<Item = *mut ngx_table_elt_t> {
+    // SAFETY: an element of the live request's list.
+    live(r).filter(move |&element| unsafe { field(element) }.0.eq_ignore_ascii_case(name))
+}
+
+/// Makes `value` the only line called `name`.
+pub(crate) fn set(
+    r: Request,
+    outside: &mut Outside,
+    name: &[u8],
+    value: &[u8],
+) -> Result<(), NoMemory> {
+    if is_framing(name) || is(name, "content-length") {
+        return Ok(());
+    }
+    remove(r, outside, name);
+    if is(name, "content-type") {
+        set_content_type(r, r.copy(value)?);
+        outside.content_type = Some(value.to_vec());
+        return Ok(());
+    }
+    push(r, name, value)
+}
+
+/// Appends a line; for headers of which there is one, the same as [`set`].
+pub(crate) fn add(
+    r: Request,
+    outside: &mut Outside,
+    name: &[u8],
+    value: &[u8],
+) -> Result<(), NoMemory> {
+    if is_framing(name) {
+        return Ok(());
+    }
+    if SINGLETONS.iter().any(|one| name.eq_ignore_ascii_case(one)) {
+        return set(r, outside, name, value);
+    }
+    push(r, name, value)
+}
+
+/// Removes all lines called `name`. The length of the body stays nginx's business.
+pub(crate) fn remove(r: Request, outside: &mut Outside, name: &[u8]) {
+    if is_framing(name) || is(name, "content-length") {
+        return;
+    }
+    for element in matching(r, name) {
+        // SAFETY: an element of the live request's list; hash 0 is how a response header is removed.
+        unsafe { (*element).hash = 0 }
+    }
+    if is(name, "content-type") {
+        set_content_type(r, empty());
+        outside.content_type = None;
+    } else if is(name, "last-modified") {
+        // SAFETY: the request is live.
+        unsafe { (*out(r)).last_modified_time = -1 }
+        outside.last_modified = None;
+    }
+    if let Some(slot) = slot(r, name) {
+        // SAFETY: the slot is a field of the live request.
+        unsafe { *slot = std::ptr::null_mut() }
+    }
+}
+
+/// Merges what guests set before the next handler ran into that handler's response. The guests'
+/// lines come first, as a part of their own before nginx's list: its elements must not move, slots
+/// point at them. For headers of which there is one, the handler wins.
+pub(crate) fn merge(r: Request, early: &[(Vec<u8>, Vec<u8>)]) -> Result<(), NoMemory> {
+    let present = Outside::of(r);
+    let lines: Vec<_> = early
+        .iter()
+        .filter(|(name, _)| {
+            let single = SINGLETONS.iter().any(|one| name.eq_ignore_ascii_case(one));
+            let taken = || fields(r, &present).any(|(other, _)| name.eq_ignore_ascii_case(other));
+            let ours = is_framing(name) || is(name, "content-length");
+            !(ours || single && taken())
+        })
+        .collect();
+    let out = out(r);
+    // SAFETY: the request is live. The list's first part is embedded in it; its copy takes its place
+    // behind the new one, which is full and never the last, so nothing is ever pushed to it.
+    unsafe {
+        let elements = nginx_sys::ngx_pcalloc(r.pool(), lines.len() * size_of::<ngx_table_elt_t>())
+            .cast::<ngx_table_elt_t>();
+        let rest = r.zeroed::<ngx_list_part_t>()?;
+        if elements.is_null() {
+            return Err(NoMemory);
+        }
+        let mut count = 0;
+        for (name, value) in lines {
+            if is(name, "content-type") {
+                set_content_type(r, r.copy(value)?);
+            } else {
+                fill(r, elements.add(count), name, value)?;
+                count += 1;
+            }
+        }
+        if count == 0 {
+            return Ok(());
+        }
+        let list = &raw mut (*out).headers;
+        *rest = (*list).part;
+        if (*list).last == &raw mut (*list).part {
+            (*list).last = rest;
+        }
+        (*list).part.elts = elements.cast();
+        (*list).part.nelts = count;
+        (*list).part.next = rest;
+    }
+    Ok(())
+}
+
+fn set_content_type(r: Request, value: ngx_str_t) {
+    let out = out(r);
+    // SAFETY: the request is live and the value in its pool.
+    unsafe {
+        let text = bytes(value);
+        (*out).content_type = value;
+        // Length without parameters: what gzip and sub_filter compare with their lists of types.
+        (*out).content_type_len = text
+            .iter()
+            .position(|&b| b == b';')
+            .map_or(text.len(), |at| text[..at].trim_ascii_end().len());
+        (*out).content_type_lowcase = std::ptr::null_mut();
+        // The guest's word is the whole word: no charset of nginx's is added to it.
+        (*out).charset = empty();
+    }
+}
+
+fn push(r: Request, name: &[u8], value: &[u8]) -> Result<(), NoMemory> {
+    // SAFETY: the list is the live request's.
+    let element = unsafe { ngx_list_push(&raw mut (*out(r)).headers) }.cast::<ngx_table_elt_t>();
+    if element.is_null() {
+        return Err(NoMemory);
+    }
+    // SAFETY: the new element of the list.
+    unsafe { fill(r, element, name, value) }
+}
+
+/// Fills in a new element and points its slot at it.
+///
+/// # Safety
+/// `element` must be room for one in the request's pool that stays where it is.
+unsafe fn fill(
+    r: Request,
+    element: *mut ngx_table_elt_t,
+    name: &[u8],
+    value: &[u8],
+) -> Result<(), NoMemory> {
+    // SAFETY: as the caller holds. Hash 0 until the strings are there: nobody looks at it.
+    unsafe {
+        super::ffi::ngx_http_wasm_init_header(element);
+        (*element).hash = 0;
+        (*element).key = r.copy(name)?;
+        (*element).value = r.copy(value)?;
+        (*element).lowcase_key = r.copy(&name.to_ascii_lowercase())?.data;
+        (*element).hash = 1;
+        if let Some(slot) = slot(r, name) {
+            *slot = element;
+        }
+    }
+    Ok(())
+}
+
+/// The slots that filters after us and log variables read.
+fn slot(r: Request, name: &[u8]) -> Option<*mut *mut ngx_table_elt_t> {
+    let out = out(r);
+    // SAFETY: only addresses are taken of the live request's fields.
+    unsafe {
+        Some(match name.to_ascii_lowercase().as_slice() {
+            b"accept-ranges" => &raw mut (*out).accept_ranges,
+            b"content-encoding" => &raw mut (*out).content_encoding,
+            b"content-range" => &raw mut (*out).content_range,
+            b"date" => &raw mut (*out).date,
+            b"etag" => &raw mut (*out).etag,
+            b"expires" => &raw mut (*out).expires,
+            b"last-modified" => &raw mut (*out).last_modified,
+            b"location" => &raw mut (*out).location,
+            b"refresh" => &raw mut (*out).refresh,
+            b"server" => &raw mut (*out).server,
+            b"www-authenticate" => &raw mut (*out).www_authenticate,
+            _ => return None,
+        })
+    }
+}
+
+/// The length of the body; `None` when it is not known before the end.
+pub(crate) fn content_length(r: Request) -> Option<u64> {
+    // SAFETY: the request is live.
+    u64::try_from(unsafe { (*out(r)).content_length_n }).ok()
+}
+
+/// Sets the length that the header will announce; `None` for chunked or close.
+pub(crate) fn set_content_length(r: Request, len: Option<u64>) {
+    let out = out(r);
+    // SAFETY: the request is live; a content-length element, if there is one, is in its list.
+    unsafe {
+        (*out).content_length_n = len.and_then(|len| i64::try_from(len).ok()).unwrap_or(-1);
+        if let Some(element) = (*out).content_length.as_mut() {
+            element.hash = 0;
+        }
+        (*out).content_length = std::ptr::null_mut();
+    }
+}
+
+/// Validators and digests of the original body, noted before guests may set their own.
+#[derive(Default)]
+pub(crate) struct Validators {
+    elements: Vec<*mut ngx_table_elt_t>,
+}
+
+impl Validators {
+    pub(crate) fn of(r: Request) -> Self {
+        const NAMES: [&[u8]; 6] = [
+            b"accept-ranges",
+            b"content-digest",
+            b"content-md5",
+            b"digest",
+            b"etag",
+            b"last-modified",
+        ];
+        let elements = live(r)
+            .filter(|&element| {
+                // SAFETY: an element of the live request's list.
+                let name = unsafe { field(element) }.0;
+                NAMES.iter().any(|known| name.eq_ignore_ascii_case(known))
+            })
+            .collect();
+        Validators { elements }
+    }
+
+    /// Takes them off: the body is not what they speak of any more. What a guest set stays.
+    pub(crate) fn forget(&self, r: Request) {
+        for &element in &self.elements {
+            // SAFETY: an element of the live request's list, which never shrinks; the slot, if the
+            // header has one, is a field of the live request.
+            unsafe {
+                (*element).hash = 0;
+                if let Some(slot) = slot(r, field(element).0)
+                    && *slot == element
+                {
+                    *slot = std::ptr::null_mut();
+                }
+            }
+        }
+        // SAFETY: the request is live.
+        unsafe {
+            if (*out(r)).last_modified.is_null() {
+                (*out(r)).last_modified_time = -1;
+            }
+        }
+        r.forbid_ranges();
+    }
+}

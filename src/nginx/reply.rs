@@ -1,0 +1,77 @@
+//! A response between nginx and the guests: how its body flows, and what has become of it.
+
+use super::chain::{Body, Out};
+use super::headers_out::Validators;
+
+/// The response on its way through the guests.
+#[derive(Default)]
+pub(crate) struct Reply {
+    pub(crate) flow: Flow,
+    /// What spoke of the original body.
+    pub(crate) validators: Validators,
+    /// A guest has put bytes before the body, or its own in the body's place.
+    pub(crate) change: Change,
+}
+
+/// What guests have done to the body.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Change {
+    #[default]
+    None,
+    /// It is longer by what went before it.
+    Prefixed,
+    /// It is another one.
+    Replaced,
+}
+
+/// What happens to the body.
+pub(crate) enum Flow {
+    /// It streams: `prefix` goes first, then `held`, then what comes.
+    Stream { prefix: Body, held: Out },
+    /// It is collected for a guest.
+    Whole {
+        body: Body,
+        /// The last buffer has been seen.
+        complete: bool,
+    },
+}
+
+impl Default for Flow {
+    fn default() -> Self {
+        Flow::Stream {
+            prefix: Body::default(),
+            held: Out::default(),
+        }
+    }
+}
+
+impl Reply {
+    pub(crate) fn is_complete(&self) -> bool {
+        matches!(self.flow, Flow::Whole { complete: true, .. })
+    }
+
+    /// Puts bytes before the body. A collected body has its first bytes already, so they are put
+    /// before those.
+    pub(crate) fn prepend(&mut self, early: Body) {
+        if early.is_empty() {
+            return;
+        }
+        if self.change == Change::None {
+            self.change = Change::Prefixed;
+        }
+        let body = match &mut self.flow {
+            Flow::Stream { prefix, .. } => prefix,
+            Flow::Whole { body, .. } => body,
+        };
+        let inner = std::mem::replace(body, early);
+        body.append(inner);
+    }
+
+    /// The collected body, for a guest to read; the pieces are shared, not copied.
+    pub(crate) fn lend_body(&self) -> Body {
+        match &self.flow {
+            Flow::Whole { body, .. } => body.clone(),
+            Flow::Stream { .. } => Body::default(),
+        }
+    }
+}

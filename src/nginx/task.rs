@@ -1,0 +1,342 @@
+//! The executor: guest calls are futures, polled from nginx's callbacks and nowhere else.
+//!
+//! A guest waits for one thing at a time and says which ([`Want`]); the event that brings it polls
+//! the call again. So there are no wakers and no queue: a call that never waits is complete in its
+//! first poll and no event is posted for it.
+
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use nginx_sys::{ngx_event_t, ngx_http_request_t, ngx_int_t};
+
+use super::ctx::{ClientBody, Ctx, LevelState, Mode, Stage};
+use super::exchange::Exchange;
+use super::ffi::{self, DONE, SPECIAL_RESPONSE, guard};
+use super::filter;
+use super::plugin::{Fault, Lease, Plugin};
+use super::request::Request;
+use crate::abi::{Features, Next};
+
+/// What a call that is not complete waits for.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Want {
+    /// Nothing: it goes on with the next turn of the event loop.
+    #[default]
+    Nothing,
+    /// The client's request body.
+    Body,
+    /// Time.
+    Sleep(Duration),
+    /// The time it asked for, already counted down by a timer.
+    Timer,
+}
+
+/// A guest call under way.
+pub(crate) type Call = Pin<Box<dyn Future<Output = Called>>>;
+
+/// How a guest call ended.
+pub(crate) enum Called {
+    /// `handle_request`: the guest's response is the response.
+    Answered,
+    /// `handle_request`: the next handler's turn; `handle_response` is owed.
+    Passed {
+        /// The pinned instance.
+        lease: Lease,
+        /// The guest's request context.
+        ctx: u32,
+    },
+    /// `handle_response` is done.
+    Finished,
+    /// It failed and that is logged; the client gets this status.
+    Failed(ngx_int_t),
+}
+
+/// How far a call has come.
+pub(crate) enum Progress {
+    /// It is over.
+    Done(Called),
+    /// An event will poll it again.
+    Waiting,
+    /// nginx could not read the request body: the request ends with this status.
+    Aborted(ngx_int_t),
+}
+
+/// `handle_request` of one guest, on an instance from its pool or a new one.
+pub(crate) async fn request(plugin: Rc<Plugin>, ctx: Rc<Ctx>) -> Called {
+    let mut lease = match Plugin::lease(&plugin) {
+        Ok(lease) => lease,
+        Err(fault) => return failed(&plugin, &ctx, &fault),
+    };
+    if lease.instance().is_none() {
+        match plugin.guest().start(Exchange::lend(&plugin, &ctx)).await {
+            Ok(instance) => lease.fill(instance),
+            Err(error) => return failed(&plugin, &ctx, &Fault::Start(error)),
+        }
+    }
+    let Some(instance) = lease.instance() else {
+        return failed(&plugin, &ctx, &Fault::Busy);
+    };
+    let next = instance.handle_request(Exchange::lend(&plugin, &ctx)).await;
+    let features = instance.features();
+    match next {
+        Err(error) => failed(&plugin, &ctx, &Fault::Call(error)),
+        Ok(Next::Stop) => Called::Answered,
+        Ok(Next::Continue {
+            ctx: guest_ctx,
+            odd,
+        }) => {
+            if odd {
+                plugin.warn_odd_next(ctx.log());
+            }
+            let written = ctx
+                .with_io(|io| io.request_written.is_some())
+                .unwrap_or(false);
+            // The body the guest may look at again, or the one its own takes the place of, must be
+            // here before the next handler runs.
+            if written || features.contains(Features::BUFFER_REQUEST) {
+                client_body(&ctx).await;
+                ctx.with_io(|io| {
+                    io.request
+                        .get_or_insert_with(|| super::body::reader(ctx.request()));
+                });
+            }
+            Called::Passed {
+                lease,
+                ctx: guest_ctx,
+            }
+        }
+    }
+}
+
+/// `handle_response` of one guest, on the instance that handled the request.
+pub(crate) async fn response(mut lease: Lease, ctx: Rc<Ctx>, guest_ctx: u32) -> Called {
+    let plugin = Rc::clone(lease.plugin());
+    let is_error = ctx.with_io(|io| io.mode == Mode::Ended).unwrap_or(true);
+    let Some(instance) = lease.instance() else {
+        return Called::Finished;
+    };
+    let host = Exchange::lend(&plugin, &ctx);
+    match instance.handle_response(host, guest_ctx, is_error).await {
+        Ok(()) => Called::Finished,
+        Err(error) => failed(&plugin, &ctx, &Fault::Call(error)),
+    }
+}
+
+fn failed(plugin: &Plugin, ctx: &Ctx, fault: &Fault) -> Called {
+    fault.log(plugin, ctx.log());
+    Called::Failed(fault.status())
+}
+
+/// Waits until nginx has the whole request body.
+pub(crate) fn client_body(ctx: &Ctx) -> impl Future<Output = ()> {
+    poll_fn(|_| match ctx.body.get() {
+        ClientBody::Ready => Poll::Ready(()),
+        ClientBody::Reading => Poll::Pending,
+        ClientBody::Unread => {
+            ctx.want.set(Want::Body);
+            Poll::Pending
+        }
+    })
+}
+
+/// Waits without blocking the worker; no time at all means one turn of the event loop.
+pub(crate) fn sleep(ctx: &Ctx, time: Duration) -> impl Future<Output = ()> {
+    let asked = Cell::new(false);
+    poll_fn(move |_| {
+        if !asked.replace(true) {
+            ctx.want.set(if time.is_zero() {
+                Want::Nothing
+            } else {
+                Want::Sleep(time)
+            });
+            return Poll::Pending;
+        }
+        // The timer's event takes its mark away before it polls; any other poll finds it.
+        if ctx.want.get() == Want::Timer {
+            Poll::Pending
+        } else {
+            Poll::Ready(())
+        }
+    })
+}
+
+/// Polls the call of `ctx` as far as it goes, starting what it waits for.
+pub(crate) fn advance(ctx: &Rc<Ctx>) -> Progress {
+    loop {
+        // Taken out while it runs: host functions use the rest of the context.
+        let Some(mut call) = ctx.call.borrow_mut().take() else {
+            return Progress::Waiting;
+        };
+        let mut context = Context::from_waker(Waker::noop());
+        if let Poll::Ready(called) = call.as_mut().poll(&mut context) {
+            return Progress::Done(called);
+        }
+        *ctx.call.borrow_mut() = Some(call);
+        match ctx.want.get() {
+            Want::Body => match read_body(ctx) {
+                ReadBody::Complete => {}
+                ReadBody::Waiting => return Progress::Waiting,
+                ReadBody::Failed(rc) => return Progress::Aborted(rc),
+            },
+            Want::Sleep(time) => {
+                ctx.want.set(Want::Timer);
+                // At least 1 ms: a timer of 0 would go off before anybody else is served.
+                let ms = time.as_nanos().div_ceil(1_000_000).clamp(1, MAX_SLEEP_MS);
+                // SAFETY: the event is ours and prepared; cancel() takes the timer off.
+                unsafe { ffi::ngx_http_wasm_add_timer(ctx.event(), ms as usize) };
+                if ctx.stage() == Stage::CallingRequest {
+                    // Later on the upstream module watches.
+                    ctx.request().watch_client();
+                }
+                return Progress::Waiting;
+            }
+            Want::Timer => return Progress::Waiting,
+            Want::Nothing => {
+                if ctx.body.get() != ClientBody::Reading {
+                    // SAFETY: the event is ours and prepared; cancel() takes it off the queue.
+                    unsafe { ffi::ngx_http_wasm_post_next_event(ctx.event()) };
+                }
+                return Progress::Waiting;
+            }
+        }
+    }
+}
+
+/// nginx timers compare milliseconds as signed distances: a month is far inside and far enough.
+const MAX_SLEEP_MS: u128 = 30 * 24 * 3600 * 1000;
+
+enum ReadBody {
+    Complete,
+    Waiting,
+    Failed(ngx_int_t),
+}
+
+/// Starts reading the request body (the pattern of `ngx_http_mirror_module`).
+fn read_body(ctx: &Rc<Ctx>) -> ReadBody {
+    ctx.want.set(Want::Nothing);
+    ctx.body.set(ClientBody::Reading);
+    let r = ctx.request();
+    let _reading = InRead::mark(ctx);
+    // SAFETY: the request is live and in its access phase. The call takes a reference to it, given
+    // back below.
+    let rc = unsafe { nginx_sys::ngx_http_read_client_request_body(r.as_ptr(), Some(on_body)) };
+    if rc >= SPECIAL_RESPONSE {
+        return ReadBody::Failed(rc);
+    }
+    // A reference remains, so the request is not freed here.
+    r.finalize(DONE);
+    if ctx.body.get() == ClientBody::Ready {
+        ReadBody::Complete
+    } else {
+        ReadBody::Waiting
+    }
+}
+
+thread_local! {
+    /// The context whose body is being asked for: nginx may call back before it returns.
+    static IN_READ: Cell<*const Ctx> = const { Cell::new(std::ptr::null()) };
+}
+
+struct InRead;
+
+impl InRead {
+    fn mark(ctx: &Rc<Ctx>) -> Self {
+        IN_READ.set(Rc::as_ptr(ctx));
+        InRead
+    }
+}
+
+impl Drop for InRead {
+    fn drop(&mut self) {
+        IN_READ.set(std::ptr::null());
+    }
+}
+
+/// nginx has the whole request body.
+unsafe extern "C" fn on_body(r: *mut ngx_http_request_t) {
+    guard((), || {
+        // SAFETY: nginx calls back with the live request.
+        let Some(r) = (unsafe { Request::new(r) }) else {
+            return;
+        };
+        let Some(ctx) = Ctx::of(r) else { return };
+        ctx.body.set(ClientBody::Ready);
+        super::body::preserve(r);
+        if IN_READ.get() == Rc::as_ptr(&ctx) {
+            // read_body() goes on with the call.
+            return;
+        }
+        drop(ctx);
+        r.run_phases();
+    });
+}
+
+/// A sleep is over, or a call that gave up its turn goes on.
+pub(crate) unsafe extern "C" fn on_event(event: *mut ngx_event_t) {
+    guard((), || {
+        // SAFETY: the event is the one inside a context (see Ctx::create) and its data points
+        // there; cancel() takes the event off before the context goes.
+        let ctx = unsafe {
+            let ctx = (*event).data.cast_const().cast::<Ctx>();
+            Rc::increment_strong_count(ctx);
+            Rc::from_raw(ctx)
+        };
+        ctx.want.set(Want::Nothing);
+        let r = ctx.request();
+        match ctx.stage() {
+            Stage::CallingRequest => {
+                r.unwatch_client();
+                drop(ctx);
+                r.run_phases();
+            }
+            Stage::CallingResponse => filter::resume(&ctx),
+            _ => {}
+        }
+    });
+}
+
+/// Calls `handle_response(ctx, 1)` for every guest that is still owed it. There is no time to wait
+/// any more: a call that would is dropped.
+pub(crate) fn call_owed(ctx: &Rc<Ctx>) {
+    loop {
+        let Some((lease, guest_ctx)) = take_owed(ctx) else {
+            return;
+        };
+        let entered = ctx.with_io(|io| io.mode = Mode::Ended);
+        if entered.is_none() {
+            return;
+        }
+        let mut call: Call = Box::pin(response(lease, Rc::clone(ctx), guest_ctx));
+        let mut context = Context::from_waker(Waker::noop());
+        // However it ends, nobody is left to hear of it; a failure has been logged.
+        let _ = call.as_mut().poll(&mut context);
+    }
+}
+
+/// Takes the innermost guest that is owed a `handle_response`.
+pub(crate) fn take_owed(ctx: &Ctx) -> Option<(Lease, u32)> {
+    let mut levels = ctx.levels.borrow_mut();
+    let level = levels
+        .iter_mut()
+        .rfind(|level| matches!(level.state, LevelState::Owed { .. }))?;
+    match std::mem::replace(&mut level.state, LevelState::Finished) {
+        LevelState::Owed {
+            lease,
+            ctx: guest_ctx,
+        } => {
+            let request = level.request.take();
+            ctx.with_io(|io| {
+                io.request = request;
+                if let Some(reader) = &mut io.request {
+                    reader.rewind();
+                }
+            });
+            Some((lease, guest_ctx))
+        }
+        _ => None,
+    }
+}
