@@ -7,15 +7,18 @@ mod chain;
 mod child;
 mod conf;
 mod ctx;
+mod directives;
 mod exchange;
 mod ffi;
 mod filter;
 mod headers_in;
 mod headers_out;
 mod log;
+mod output;
 mod plugin;
 mod reply;
 mod request;
+mod spool;
 mod task;
 mod uri;
 mod variables;
@@ -45,7 +48,7 @@ static MODULE_CTX: ngx_http_module_t = ngx_http_module_t {
 #[unsafe(no_mangle)]
 pub(crate) static mut ngx_http_wasm_handler_module: ngx_module_t = ngx_module_t {
     ctx: addr_of!(MODULE_CTX).cast_mut().cast(),
-    commands: addr_of_mut!(conf::COMMANDS).cast(),
+    commands: addr_of_mut!(directives::COMMANDS).cast(),
     type_: NGX_HTTP_MODULE as ngx_uint_t,
     ..ngx_module_t::default()
 };

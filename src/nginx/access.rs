@@ -10,7 +10,6 @@ use std::rc::Rc;
 use nginx_sys::{ngx_http_request_t, ngx_int_t};
 
 use super::body;
-use super::chain::Body;
 use super::conf::LocConf;
 use super::ctx::{Ctx, Level, LevelState, Mode, Stage};
 use super::ffi::{AGAIN, DECLINED, DONE, ERROR, INTERNAL_SERVER_ERROR, NoMemory, OK, guard};
@@ -19,6 +18,7 @@ use super::headers_out::{self, Outside};
 use super::log::WARN;
 use super::plugin::Plugin;
 use super::request::Request;
+use super::spool::Body;
 use super::task::{self, Called, Progress};
 use super::uri;
 
@@ -79,7 +79,7 @@ fn begin(ctx: &Rc<Ctx>, plugin: &Rc<Plugin>) {
     ctx.with_io(|io| {
         io.mode = Mode::Request;
         io.saved = io.early.clone();
-        io.own.clear();
+        io.own = Body::default();
         io.own_read = 0;
         io.request = None;
         io.uri = match r.unparsed_uri() {
@@ -120,7 +120,7 @@ fn finish(ctx: &Rc<Ctx>, called: Called) -> Result<Option<ngx_int_t>, NoMemory> 
             {
                 let mut levels = ctx.levels.borrow_mut();
                 if let Some(level) = levels.last_mut() {
-                    level.early.push(own.into());
+                    level.early = own;
                     level.request = request;
                     level.state = LevelState::Owed {
                         lease,
@@ -158,7 +158,7 @@ fn finish(ctx: &Rc<Ctx>, called: Called) -> Result<Option<ngx_int_t>, NoMemory> 
 /// stays.
 fn fail(ctx: &Rc<Ctx>) {
     ctx.with_io(|io| {
-        io.own.clear();
+        io.own = Body::default();
         io.request_written = None;
         io.early = std::mem::take(&mut io.saved);
     });
@@ -191,16 +191,14 @@ fn answer(ctx: &Rc<Ctx>) -> Result<ngx_int_t, NoMemory> {
             ),
         );
     }
-    let mut body = Body::default();
-    body.push(own.into());
-    headers_out::set_content_length(r, Some(body.len()));
+    headers_out::set_content_length(r, Some(own.len()));
 
     let rc = r.send_header();
     if rc == ERROR || rc > OK || r.header_only() {
         r.finalize(rc);
         return Ok(DONE);
     }
-    let (out, keep) = body.into_chain(r, true)?;
+    let (out, keep) = own.into_chain(r, true)?;
     ctx.keep(keep);
     let rc = r.output(out.first());
     // The request may be gone after this: nothing below may touch it.

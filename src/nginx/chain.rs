@@ -1,4 +1,4 @@
-//! Bodies: nginx's chains read as bytes, and bytes passed on as chains. A chain may mix buffers in
+//! nginx's chains: read as bytes, taken in, held back. A chain may mix buffers in
 //! memory, buffers in a file and special buffers without data; whatever the split, the bytes are the
 //! same.
 
@@ -8,115 +8,12 @@ use std::os::fd::FromRawFd;
 use std::os::unix::fs::FileExt;
 use std::ptr;
 
-use bytes::Bytes;
 use nginx_sys::{ngx_alloc_chain_link, ngx_buf_t, ngx_chain_t};
 
 use super::ffi::{self, NoMemory};
 use super::request::Request;
+use super::spool::{Body, Room, SpoolError};
 use crate::host::Chunk;
-
-/// A body held in memory, in the pieces it came in.
-#[derive(Default, Clone)]
-pub(crate) struct Body {
-    pieces: Vec<Bytes>,
-    len: u64,
-}
-
-impl Body {
-    pub(crate) const fn len(&self) -> u64 {
-        self.len
-    }
-
-    pub(crate) const fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    pub(crate) fn push(&mut self, piece: Bytes) {
-        if !piece.is_empty() {
-            self.len += piece.len() as u64;
-            self.pieces.push(piece);
-        }
-    }
-
-    pub(crate) fn append(&mut self, other: Body) {
-        self.len += other.len;
-        self.pieces.extend(other.pieces);
-    }
-
-    /// A chain of memory buffers over the pieces; the pieces must outlive the request's output,
-    /// which is why they are returned to be kept with the request.
-    ///
-    /// The last buffer carries `last`: `last_buf` for the end of a response or request body. An
-    /// empty body gives a special buffer without memory when `last` is set (a buffer of size zero
-    /// that is not special is an error in nginx's writer), else a null chain.
-    pub(crate) fn into_chain(self, r: Request, last: bool) -> Result<(Out, Vec<Bytes>), NoMemory> {
-        let mut out = Out::default();
-        let count = self.pieces.len();
-        for (at, piece) in self.pieces.iter().enumerate() {
-            let buf = r.zeroed::<ngx_buf_t>()?;
-            // SAFETY: the buffer is ours and zeroed; nginx only reads buffers flagged `memory`.
-            unsafe {
-                (*buf).pos = piece.as_ptr().cast_mut();
-                (*buf).start = (*buf).pos;
-                (*buf).last = (*buf).pos.add(piece.len());
-                (*buf).end = (*buf).last;
-                ffi::ngx_http_wasm_set_b_memory(buf, 1);
-                if last && at + 1 == count {
-                    mark_last(buf);
-                }
-            }
-            out.push(r, buf)?;
-        }
-        if last && count == 0 {
-            let buf = r.zeroed::<ngx_buf_t>()?;
-            // SAFETY: the buffer is ours and zeroed.
-            unsafe { mark_last(buf) }
-            out.push(r, buf)?;
-        }
-        Ok((out, self.pieces))
-    }
-}
-
-/// # Safety
-/// `buf` must be ours.
-unsafe fn mark_last(buf: *mut ngx_buf_t) {
-    // SAFETY: as the caller holds.
-    unsafe {
-        ffi::ngx_http_wasm_set_b_last_buf(buf, 1);
-        ffi::ngx_http_wasm_set_b_last_in_chain(buf, 1);
-    }
-}
-
-/// A position in a [`Body`].
-#[derive(Default, Clone, Copy)]
-pub(crate) struct Cursor {
-    piece: usize,
-    at: usize,
-}
-
-impl Cursor {
-    /// Fills `to` from `body`; EOF comes with the last bytes.
-    pub(crate) fn read(&mut self, body: &Body, mut to: &mut [u8]) -> Chunk {
-        let asked = to.len();
-        while let Some(piece) = body.pieces.get(self.piece) {
-            let from = &piece[self.at..];
-            let len = from.len().min(to.len());
-            let (filled, rest) = to.split_at_mut(len);
-            filled.copy_from_slice(&from[..len]);
-            to = rest;
-            if len < from.len() {
-                self.at += len;
-                break;
-            }
-            self.piece += 1;
-            self.at = 0;
-        }
-        Chunk {
-            len: asked - to.len(),
-            eof: self.piece == body.pieces.len(),
-        }
-    }
-}
 
 /// A chain under construction, or one held back, in links of our own.
 pub(crate) struct Out {
@@ -142,7 +39,7 @@ impl Out {
         self.first.is_null()
     }
 
-    fn push(&mut self, r: Request, buf: *mut ngx_buf_t) -> Result<(), NoMemory> {
+    pub(crate) fn push(&mut self, r: Request, buf: *mut ngx_buf_t) -> Result<(), NoMemory> {
         // SAFETY: the pool is the live request's; links are only made and joined here.
         unsafe {
             let link = ngx_alloc_chain_link(r.pool());
@@ -197,13 +94,14 @@ pub(crate) struct Taken {
 }
 
 /// Copies a filter's input into `body` and marks every buffer as consumed. Buffers are never kept:
-/// the copy filter and the upstream pipe have few and wait for them. More than `room` bytes is an
-/// error, with everything consumed all the same.
+/// the copy filter and the upstream pipe have few and wait for them. A body that outgrows `room` is
+/// an error, with everything consumed all the same.
 pub(crate) fn take(
+    r: Request,
     chain: *mut ngx_chain_t,
     body: &mut Body,
-    room: u64,
-) -> Result<Taken, TakeError> {
+    room: Room,
+) -> Result<Taken, SpoolError> {
     let mut taken = Taken::default();
     let mut result = Ok(());
     for buf in buffers(chain) {
@@ -216,38 +114,38 @@ pub(crate) fn take(
         };
         taken.last |= last;
         taken.flush |= flush;
-        let len = remaining(buf, 0);
-        if result.is_ok() && len > 0 {
-            result = if body.len + len > room {
-                Err(TakeError::TooLarge)
-            } else {
-                copy_of(buf, len).map(|piece| body.push(piece))
-            };
+        if result.is_ok() {
+            result = copy(r, buf, body, room);
         }
         consume(buf);
     }
     result.map(|()| taken)
 }
 
+/// Adds what a buffer holds to `body`: at once from memory, in blocks from a file.
+fn copy(r: Request, buf: *mut ngx_buf_t, body: &mut Body, room: Room) -> Result<(), SpoolError> {
+    const BLOCK: u64 = 64 << 10;
+    let len = remaining(buf, 0);
+    // SAFETY: a live buffer.
+    if unsafe { ffi::ngx_http_wasm_b_in_memory(buf) } != 0 {
+        // SAFETY: its bytes are between `pos` and `last`; `write` copies them.
+        let bytes = unsafe { std::slice::from_raw_parts((*buf).pos, len as usize) };
+        return body.write(r, bytes, room);
+    }
+    let mut block = vec![0; len.min(BLOCK) as usize];
+    let mut at = 0;
+    while at < len {
+        let step = (len - at).min(BLOCK) as usize;
+        read_at(buf, at, &mut block[..step])?;
+        body.write(r, &block[..step], room)?;
+        at += step as u64;
+    }
+    Ok(())
+}
+
 /// Marks every buffer of a chain as sent, for a body that has no place in the response.
 pub(crate) fn drop_all(chain: *mut ngx_chain_t) {
     buffers(chain).for_each(consume);
-}
-
-/// Why a response could not be taken in.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum TakeError {
-    #[error("the response body is larger than http_wasm_response_buffer allows")]
-    TooLarge,
-    #[error("reading the response body from a file failed: {0}")]
-    File(#[from] io::Error),
-}
-
-fn copy_of(buf: *mut ngx_buf_t, len: u64) -> Result<Bytes, TakeError> {
-    let len = usize::try_from(len).map_err(|_| TakeError::TooLarge)?;
-    let mut piece = vec![0; len];
-    read_at(buf, 0, &mut piece)?;
-    Ok(piece.into())
 }
 
 fn consume(buf: *mut ngx_buf_t) {

@@ -1,37 +1,29 @@
-//! Configuration: the directives, what they build (engine, compiled modules, guests), and how
-//! levels inherit. A guest is compiled and started while the configuration is read, so that a bad
-//! one is a configuration error with file and line.
+//! Configurations: what a cycle has loaded (engine, compiled modules, guests), what a location has,
+//! and how levels inherit. A guest is compiled and started while the configuration is read, so that
+//! a bad one is a configuration error with file and line.
 
 use std::collections::HashMap;
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::{c_char, c_void};
 use std::fmt;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use nginx_sys::{
-    NGX_CONF_1MORE, NGX_HTTP_LOC_CONF, NGX_HTTP_MAIN_CONF, NGX_HTTP_SRV_CONF, ngx_command_t,
-    ngx_conf_full_name, ngx_conf_log_error, ngx_conf_t, ngx_pool_cleanup_add, ngx_str_t,
-    ngx_uint_t,
-};
+use nginx_sys::{ngx_conf_t, ngx_pool_cleanup_add};
 
 use super::child::{self, Source};
-use super::ffi::{bytes, guard};
-use super::headers_in::constant;
-use super::log::{Escaped, Log};
+use super::directives::{Cf, ConfError, Line, read};
+use super::ffi::guard;
+use super::log::Escaped;
 use super::plugin::Plugin;
 use super::request::Request;
+use super::spool::Room;
 use crate::error::LoadError;
 use crate::runtime::guest::{Guest, Settings};
 use crate::runtime::{self, Compile, Engine, Limits, Module};
 
-const EMERG: ngx_uint_t = nginx_sys::NGX_LOG_EMERG as ngx_uint_t;
-const WARN: ngx_uint_t = nginx_sys::NGX_LOG_WARN as ngx_uint_t;
-
 /// `NGX_CONF_ERROR`: the reason is in the log.
-const CONF_ERROR: *mut c_char = std::ptr::without_provenance_mut(usize::MAX);
+pub(crate) const CONF_ERROR: *mut c_char = std::ptr::without_provenance_mut(usize::MAX);
 
 /// Configurations of this module that are alive in this process: the running one, and while
 /// reloading the next one.
@@ -82,11 +74,13 @@ impl Drop for MainConf {
 /// What a location has.
 #[derive(Default)]
 pub(crate) struct LocConf {
-    guests: Guests,
+    pub(crate) guests: Guests,
+    /// `http_wasm_response_buffer`.
+    pub(crate) response_buffer: Option<Room>,
 }
 
 #[derive(Default, Clone)]
-enum Guests {
+pub(crate) enum Guests {
     /// No `http_wasm` here: the level above decides.
     #[default]
     Inherit,
@@ -102,25 +96,19 @@ impl LocConf {
         match r.loc_conf::<LocConf>(super::ctx_index()) {
             Some(LocConf {
                 guests: Guests::List(list),
+                ..
             }) => list,
             _ => &[],
         }
     }
-}
 
-/// The module's directives.
-pub(crate) static mut COMMANDS: [ngx_command_t; 2] = [
-    ngx_command_t {
-        name: constant(c"http_wasm"),
-        type_: (NGX_HTTP_MAIN_CONF | NGX_HTTP_SRV_CONF | NGX_HTTP_LOC_CONF | NGX_CONF_1MORE)
-            as ngx_uint_t,
-        set: Some(http_wasm),
-        conf: nginx_sys::NGX_HTTP_LOC_CONF_OFFSET,
-        offset: 0,
-        post: std::ptr::null_mut(),
-    },
-    ngx_command_t::empty(),
-];
+    /// How much of a response may be held, and how much of that in memory.
+    pub(crate) fn response_room(r: Request) -> Room {
+        r.loc_conf::<LocConf>(super::ctx_index())
+            .and_then(|conf| conf.response_buffer)
+            .unwrap_or(Room::RESPONSE)
+    }
+}
 
 /// Puts a Rust value into the configuration pool, to be dropped with it.
 fn allocate<T>(cf: *mut ngx_conf_t, value: T) -> *mut c_void {
@@ -161,6 +149,7 @@ pub(crate) unsafe extern "C" fn merge_loc_conf(
         if matches!(child.guests, Guests::Inherit) {
             child.guests = parent.guests.clone();
         }
+        child.response_buffer = child.response_buffer.or(parent.response_buffer);
         std::ptr::null_mut()
     })
 }
@@ -178,156 +167,10 @@ pub(crate) unsafe fn main_conf<'a>(cf: *mut ngx_conf_t) -> &'a mut MainConf {
     }
 }
 
-/// `http_wasm off | PATH [name=N] [config=STR] [config_file=F];`
-unsafe extern "C" fn http_wasm(
-    cf: *mut ngx_conf_t,
-    _cmd: *mut ngx_command_t,
-    conf: *mut c_void,
-) -> *mut c_char {
-    guard(CONF_ERROR, || {
-        let cf = Cf(cf);
-        // SAFETY: `conf` is what create_loc_conf returned for the level being read; the main conf
-        // is another object.
-        let (loc, main) = unsafe { (&mut *conf.cast::<LocConf>(), main_conf(cf.0)) };
-        match set_http_wasm(&cf, main, loc) {
-            Ok(()) => std::ptr::null_mut(),
-            Err(error) => {
-                cf.report(EMERG, &error.reason);
-                CONF_ERROR
-            }
-        }
-    })
-}
-
-/// A configuration error; the text goes after nginx's "[emerg]" and before " in FILE:LINE".
-struct ConfError {
-    reason: String,
-}
-
-impl ConfError {
-    fn new(reason: impl Into<String>) -> Self {
-        ConfError {
-            reason: reason.into(),
-        }
-    }
-}
-
-fn set_http_wasm(cf: &Cf, main: &mut MainConf, loc: &mut LocConf) -> Result<(), ConfError> {
-    let args = cf.args();
-    let Some((&path, parameters)) = args.get(1..).and_then(<[_]>::split_first) else {
-        return Err(ConfError::new(
-            "\"http_wasm\" expects the path of a guest, or \"off\"",
-        ));
-    };
-    if path == b"off" && parameters.is_empty() {
-        return match loc.guests {
-            Guests::Inherit => {
-                loc.guests = Guests::Off;
-                Ok(())
-            }
-            Guests::Off => Err(ConfError::new("\"http_wasm off\" is duplicate")),
-            Guests::List(_) => Err(beside_off()),
-        };
-    }
-    let line = Line::parse(cf, path, parameters)?;
-    // SAFETY: a plain integer that nginx sets before it reads a configuration.
-    if unsafe { nginx_sys::ngx_process } == nginx_sys::NGX_PROCESS_SIGNALLER as ngx_uint_t {
-        // `nginx -s …` reads the configuration only to find the pid file.
-        return Ok(());
-    }
-    let plugin = main.plugin(cf, line)?;
-    match &mut loc.guests {
-        Guests::Inherit => loc.guests = Guests::List(vec![plugin]),
-        Guests::Off => return Err(beside_off()),
-        Guests::List(list) => list.push(plugin),
-    }
-    Ok(())
-}
-
-fn beside_off() -> ConfError {
-    ConfError::new("\"http_wasm off\" cannot stand beside other \"http_wasm\" on one level")
-}
-
-/// One `http_wasm` line.
-struct Line {
-    path: Vec<u8>,
-    name: String,
-    config: Bytes,
-}
-
-impl Line {
-    fn parse(cf: &Cf, path: &[u8], parameters: &[&[u8]]) -> Result<Self, ConfError> {
-        let path = cf.full_name(path)?;
-        let mut name = None;
-        let mut config = None;
-        for &parameter in parameters {
-            let duplicate =
-                || ConfError::new(format!("duplicate parameter \"{}\"", Escaped(parameter)));
-            if let Some(value) = parameter.strip_prefix(b"name=") {
-                let value = guest_name(value)?;
-                if name.replace(value).is_some() {
-                    return Err(duplicate());
-                }
-            } else if let Some(value) = parameter.strip_prefix(b"config=") {
-                if config.replace(Bytes::copy_from_slice(value)).is_some() {
-                    return Err(duplicate());
-                }
-            } else if let Some(value) = parameter.strip_prefix(b"config_file=") {
-                let file = cf.full_name(value)?;
-                let value = read(&file, "guest configuration")?;
-                if config.replace(value.into()).is_some() {
-                    return Err(duplicate());
-                }
-            } else {
-                return Err(ConfError::new(format!(
-                    "invalid parameter \"{}\": \"http_wasm\" takes name=, config= and config_file=",
-                    Escaped(parameter)
-                )));
-            }
-        }
-        let name = name.unwrap_or_else(|| default_name(&path));
-        Ok(Line {
-            path,
-            name,
-            config: config.unwrap_or_default(),
-        })
-    }
-}
-
-/// A name stands in log lines and labels.
-fn guest_name(value: &[u8]) -> Result<String, ConfError> {
-    let valid = !value.is_empty()
-        && value.len() <= 64
-        && value
-            .iter()
-            .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(b));
-    match std::str::from_utf8(value) {
-        Ok(name) if valid => Ok(name.to_owned()),
-        _ => Err(ConfError::new(format!(
-            "invalid \"name={}\": expected 1 to 64 letters, digits, \".\", \"_\" or \"-\"",
-            Escaped(value)
-        ))),
-    }
-}
-
-/// The file's name without its ending.
-fn default_name(path: &[u8]) -> String {
-    let stem = Path::new(std::ffi::OsStr::from_bytes(path))
-        .file_stem()
-        .unwrap_or_default();
-    Escaped(stem.as_bytes()).to_string()
-}
-
-fn read(path: &[u8], what: &str) -> Result<Vec<u8>, ConfError> {
-    std::fs::read(Path::new(std::ffi::OsStr::from_bytes(path))).map_err(|error| {
-        ConfError::new(format!("cannot read {what} \"{}\": {error}", Escaped(path)))
-    })
-}
-
 impl MainConf {
     /// The guest a line asks for: one that is loaded already, or a new one, compiled and started
     /// once in a process of its own.
-    fn plugin(&mut self, cf: &Cf, line: Line) -> Result<Rc<Plugin>, ConfError> {
+    pub(crate) fn plugin(&mut self, cf: &Cf, line: Line) -> Result<Rc<Plugin>, ConfError> {
         let key = Key {
             path: line.path.clone(),
             name: line.name.clone(),
@@ -397,61 +240,4 @@ impl MainConf {
 
 fn one_line(error: &impl fmt::Display) -> String {
     Escaped(error.to_string().as_bytes()).to_string()
-}
-
-/// nginx's configuration cursor for the time of one callback.
-struct Cf(*mut ngx_conf_t);
-
-impl Cf {
-    /// The words of the directive, its name first.
-    fn args(&self) -> Vec<&[u8]> {
-        // SAFETY: during a directive's callback cf->args is its array of words.
-        unsafe {
-            (*(*self.0).args)
-                .as_slice::<ngx_str_t>()
-                .iter()
-                .map(|&word| bytes(word))
-                .collect()
-        }
-    }
-
-    fn log(&self) -> Log {
-        // SAFETY: the log outlives the callback.
-        unsafe { Log::new((*self.0).log) }
-    }
-
-    /// A path made absolute against nginx's prefix.
-    fn full_name(&self, path: &[u8]) -> Result<Vec<u8>, ConfError> {
-        let mut name = ngx_str_t {
-            len: path.len(),
-            data: path.as_ptr().cast_mut(),
-        };
-        // SAFETY: `name` describes a word of the configuration, which is NUL-terminated as the
-        // function expects; it only replaces the string, in the cycle's pool.
-        unsafe {
-            if ngx_conf_full_name((*self.0).cycle, &raw mut name, 0) != super::ffi::OK {
-                return Err(ConfError::new("out of memory"));
-            }
-            Ok(bytes(name).to_vec())
-        }
-    }
-
-    /// Writes a line that ends with " in FILE:LINE".
-    fn report(&self, level: ngx_uint_t, text: &str) {
-        const FORMAT: &CStr = c"%*s";
-        // SAFETY: `cf` is valid for the callback; the text goes in with its length.
-        unsafe {
-            ngx_conf_log_error(level, self.0, 0, FORMAT.as_ptr(), text.len(), text.as_ptr());
-        }
-    }
-
-    /// Where in the guest a failure happened, before the line that says what it means.
-    fn report_frames(&self, backtrace: Option<&str>) {
-        for frame in backtrace.into_iter().flat_map(str::lines) {
-            self.log().write(
-                WARN,
-                format_args!("http_wasm:   {}", Escaped(frame.as_bytes())),
-            );
-        }
-    }
 }

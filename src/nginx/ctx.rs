@@ -11,13 +11,14 @@ use std::rc::Rc;
 use bytes::Bytes;
 use nginx_sys::{ngx_event_t, ngx_uint_t};
 
-use super::chain::{Body, Cursor, Reader};
+use super::chain::Reader;
 use super::ffi::{self, NoMemory, guard};
 use super::headers_out::Outside;
 use super::log::{ALERT, Log};
 use super::plugin::{Lease, Plugin};
 use super::reply::Reply;
 use super::request::Request;
+use super::spool::Body;
 use super::task::{self, Call, Want};
 
 /// Where an exchange stands. [`Ctx::enter`] is the only place that changes it.
@@ -131,17 +132,17 @@ pub(crate) struct Io {
     /// The same before the running guest added its own.
     pub(crate) saved: Early,
     /// What the running `handle_request` wrote to the response body.
-    pub(crate) own: Vec<u8>,
-    pub(crate) own_read: usize,
+    pub(crate) own: Body,
+    pub(crate) own_read: u64,
     /// The request body as the running guest sees it, once read.
     pub(crate) request: Option<Reader>,
     /// What the running guest wrote to the request body.
-    pub(crate) request_written: Option<Vec<u8>>,
+    pub(crate) request_written: Option<Body>,
     /// The collected response body and where the running guest has read to.
     pub(crate) response: Body,
-    pub(crate) response_read: Cursor,
+    pub(crate) response_read: u64,
     /// What the running `handle_response` wrote.
-    pub(crate) response_written: Option<Vec<u8>>,
+    pub(crate) response_written: Option<Body>,
     /// It set the content length to 0 after that: the response shall have no body.
     pub(crate) response_emptied: bool,
     /// Response headers that nginx keeps outside its list.
@@ -214,12 +215,12 @@ impl Ctx {
                 mode: Mode::Request,
                 early: Early::default(),
                 saved: Early::default(),
-                own: Vec::new(),
+                own: Body::default(),
                 own_read: 0,
                 request: None,
                 request_written: None,
                 response: Body::default(),
-                response_read: Cursor::default(),
+                response_read: 0,
                 response_written: None,
                 response_emptied: false,
                 outside: Outside::default(),

@@ -5,11 +5,13 @@ use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::conf::LocConf;
 use super::ctx::{Ctx, Io, Mode};
 use super::ffi::NoMemory;
 use super::log::Log;
 use super::plugin::Plugin;
 use super::request::Request;
+use super::spool::{Body, SpoolError};
 use super::{body, headers_in, headers_out, task, uri};
 use crate::abi::{BodyKind, Features, FieldKind, Level};
 use crate::host::{Chunk, Host, Refusal, Write};
@@ -96,6 +98,10 @@ impl Exchange {
     fn open(&mut self) -> Option<(Request, &mut Io)> {
         self.io_mut().filter(|(_, io)| io.mode != Mode::Ended)
     }
+}
+
+fn unreadable(error: std::io::Error) -> Refusal {
+    Refusal::Body(format!("the body cannot be read: {error}"))
 }
 
 impl Drop for Exchange {
@@ -270,46 +276,61 @@ impl Host for Exchange {
                         io.request = Some(body::reader(lent.r));
                     }
                     match &mut io.request {
-                        Some(reader) => reader.read(buf).map_err(|error| {
-                            Refusal::Body(format!("reading the request body failed: {error}"))
-                        }),
+                        Some(reader) => reader.read(buf).map_err(unreadable),
                         None => Ok(nothing),
                     }
                 }
                 (BodyKind::Response, Mode::Request) => {
-                    let rest = io.own.get(io.own_read..).unwrap_or_default();
-                    let len = rest.len().min(buf.len());
-                    buf[..len].copy_from_slice(&rest[..len]);
-                    io.own_read += len;
-                    Ok(Chunk {
-                        len,
-                        eof: len == rest.len(),
-                    })
+                    let chunk = io.own.read(io.own_read, buf).map_err(unreadable)?;
+                    io.own_read += chunk.len as u64;
+                    Ok(chunk)
                 }
-                (BodyKind::Response, _) => Ok(io.response_read.read(&io.response, buf)),
+                (BodyKind::Response, _) => {
+                    let chunk = io
+                        .response
+                        .read(io.response_read, buf)
+                        .map_err(unreadable)?;
+                    io.response_read += chunk.len as u64;
+                    Ok(chunk)
+                }
             }
         })
     }
 
     fn write_body(&mut self, kind: BodyKind, write: Write, bytes: &[u8]) -> Result<(), Refusal> {
-        let Some((_, io)) = self.open() else {
+        let Some((r, io)) = self.open() else {
             return Ok(());
         };
-        let body = match (kind, io.mode) {
-            (BodyKind::Request, _) => io.request_written.get_or_insert_default(),
-            (BodyKind::Response, Mode::Request) => &mut io.own,
-            (BodyKind::Response, _) => {
-                io.response_emptied = false;
-                io.response_written.get_or_insert_default()
+        let (body, what, room) = match (kind, io.mode) {
+            (BodyKind::Request, _) => {
+                let body = io.request_written.get_or_insert_default();
+                (
+                    body,
+                    "the request body (client_max_body_size)",
+                    body::room(r),
+                )
+            }
+            (BodyKind::Response, mode) => {
+                let body = if mode == Mode::Request {
+                    &mut io.own
+                } else {
+                    io.response_emptied = false;
+                    io.response_written.get_or_insert_default()
+                };
+                (
+                    body,
+                    "the response body (http_wasm_response_buffer)",
+                    LocConf::response_room(r),
+                )
             }
         };
         if write == Write::Replace {
-            body.clear();
+            *body = Body::default();
         }
-        body.try_reserve(bytes.len())
-            .map_err(|_| Refusal::NoMemory)?;
-        body.extend_from_slice(bytes);
-        Ok(())
+        body.write(r, bytes, room).map_err(|error| match error {
+            SpoolError::TooLarge(limit) => Refusal::TooLarge { what, limit },
+            SpoolError::File(_) => Refusal::Body(error.to_string()),
+        })
     }
 
     fn status_code(&self) -> u16 {

@@ -66,8 +66,10 @@ bit_fields! {
         ngx_http_wasm_set_in_chunked(ngx_http_headers_in_t),
         ngx_http_wasm_set_c_buffered(ngx_connection_t),
         ngx_http_wasm_set_b_memory(ngx_buf_t),
+        ngx_http_wasm_set_b_in_file(ngx_buf_t),
         ngx_http_wasm_set_b_last_buf(ngx_buf_t),
-        ngx_http_wasm_set_b_last_in_chain(ngx_buf_t);
+        ngx_http_wasm_set_b_last_in_chain(ngx_buf_t),
+        ngx_http_wasm_set_out_need_in_memory(nginx_sys::ngx_output_chain_ctx_t);
 }
 
 unsafe extern "C" {

@@ -6,6 +6,7 @@
 //! guest may also wait: then the header is held, and what arrives meanwhile is kept unconsumed, which
 //! slows the sender down.
 
+use std::ffi::c_void;
 use std::rc::Rc;
 
 use nginx_sys::{
@@ -13,18 +14,18 @@ use nginx_sys::{
     ngx_http_request_t, ngx_int_t,
 };
 
-use super::chain::{self, Body, Cursor, Out};
+use super::chain::{self, Out};
+use super::conf::LocConf;
 use super::ctx::{Ctx, LevelState, Mode, Stage};
 use super::ffi::{AGAIN, BAD_GATEWAY, ERROR, INTERNAL_SERVER_ERROR, NoMemory, OK, guard};
 use super::headers_out::{self, Outside, Validators};
 use super::log::ERR;
+use super::output::Output;
 use super::reply::{Change, Flow, Reply};
 use super::request::{HEAD, Request};
+use super::spool::{Body, SpoolError};
 use super::task::{self, Called, Progress};
 use crate::abi::Features;
-
-/// A response body larger than this is not collected.
-const RESPONSE_MAX_BYTES: u64 = 64 << 20;
 
 static mut NEXT_HEADER_FILTER: ngx_http_output_header_filter_pt = None;
 static mut NEXT_BODY_FILTER: ngx_http_output_body_filter_pt = None;
@@ -216,11 +217,11 @@ fn call(ctx: &Rc<Ctx>, body: bool) {
     let Some((lease, guest_ctx)) = task::take_owed(ctx) else {
         return;
     };
-    let collected = ctx.reply.borrow_mut().lend_body();
+    let collected = ctx.reply.borrow_mut().take_body();
     ctx.with_io(|io| {
         io.mode = Mode::Response { body };
-        io.response = if body { collected } else { Body::default() };
-        io.response_read = Cursor::default();
+        io.response = collected;
+        io.response_read = 0;
         io.response_written = None;
         io.response_emptied = false;
         io.outside = Outside::of(r);
@@ -232,28 +233,28 @@ fn call(ctx: &Rc<Ctx>, body: bool) {
 
 /// Takes the result of a `handle_response`.
 fn finish(ctx: &Rc<Ctx>, called: Called) -> Result<(), ngx_int_t> {
-    let (written, emptied, mode) = ctx
-        .with_io(|io| {
-            io.response = Body::default();
-            (
-                io.response_written.take(),
-                io.response_emptied,
-                Some(io.mode),
-            )
-        })
-        .unwrap_or_default();
     if let Called::Failed(status) = called {
         return Err(status);
     }
+    let Some((read, written, emptied)) = ctx.with_io(|io| {
+        let emptied = io.response_emptied && io.mode == Mode::Response { body: true };
+        (
+            std::mem::take(&mut io.response),
+            io.response_written.take(),
+            emptied,
+        )
+    }) else {
+        return Ok(());
+    };
     let mut reply = ctx.reply.borrow_mut();
-    if written.is_some() || emptied && mode == Some(Mode::Response { body: true }) {
+    if emptied {
         reply.change = Change::Replaced;
-        if let Flow::Whole { body, .. } = &mut reply.flow {
-            *body = Body::default();
-            if !emptied {
-                body.push(written.unwrap_or_default().into());
-            }
-        }
+        reply.put_body(Body::default());
+    } else if let Some(written) = written {
+        reply.change = Change::Replaced;
+        reply.put_body(written);
+    } else {
+        reply.put_body(read);
     }
     Ok(())
 }
@@ -266,15 +267,22 @@ enum Collected {
 
 /// Turns a streaming body into one that is collected, with what is held of it so far.
 fn collect(ctx: &Rc<Ctx>) -> Result<Collected, NoMemory> {
+    let r = ctx.request();
     let held = {
         let mut reply = ctx.reply.borrow_mut();
         match std::mem::take(&mut reply.flow) {
             Flow::Stream { prefix, held } => {
+                let max = LocConf::response_room(r).max;
+                if headers_out::content_length(r).is_some_and(|len| len > max) {
+                    // Known from the header: not a byte of it needs to be taken in.
+                    too_much(ctx, &SpoolError::TooLarge(max));
+                    return Ok(Collected::Failed(BAD_GATEWAY));
+                }
                 reply.flow = Flow::Whole {
                     body: prefix,
                     complete: false,
                 };
-                ctx.request().take_body();
+                r.take_body();
                 held
             }
             whole => {
@@ -292,7 +300,8 @@ fn take(ctx: &Rc<Ctx>, chain: *mut ngx_chain_t) -> Collected {
     let Flow::Whole { body, complete } = &mut reply.flow else {
         return Collected::Partly;
     };
-    match chain::take(chain, body, RESPONSE_MAX_BYTES) {
+    let room = LocConf::response_room(ctx.request());
+    match chain::take(ctx.request(), chain, body, room) {
         Ok(taken) if taken.last => {
             *complete = true;
             Collected::Complete
@@ -306,10 +315,19 @@ fn take(ctx: &Rc<Ctx>, chain: *mut ngx_chain_t) -> Collected {
         }
         Ok(_) => Collected::Partly,
         Err(error) => {
-            ctx.log().write(ERR, format_args!("http_wasm: {error}"));
+            too_much(ctx, &error);
             Collected::Failed(BAD_GATEWAY)
         }
     }
+}
+
+fn too_much(ctx: &Ctx, error: &SpoolError) {
+    ctx.log().write(
+        ERR,
+        format_args!(
+            "http_wasm: the response cannot be buffered: {error} (http_wasm_response_buffer)"
+        ),
+    );
 }
 
 fn on_body(ctx: &Rc<Ctx>, chain: *mut ngx_chain_t) -> Result<ngx_int_t, NoMemory> {
@@ -333,15 +351,7 @@ fn on_body(ctx: &Rc<Ctx>, chain: *mut ngx_chain_t) -> Result<ngx_int_t, NoMemory
             r.set_held(true);
             Ok(AGAIN)
         }
-        Stage::Sending if !chain.is_null() => {
-            {
-                let mut reply = ctx.reply.borrow_mut();
-                if let Flow::Stream { held, .. } = &mut reply.flow {
-                    held.push_chain(r, chain)?;
-                }
-            }
-            send_body(ctx)
-        }
+        Stage::Sending => send_body(ctx, chain),
         _ if r.header_only() => {
             // The handler did not know: it was told nothing while the header was held.
             chain::drop_all(chain);
@@ -395,7 +405,7 @@ fn send(ctx: &Rc<Ctx>) -> Result<ngx_int_t, NoMemory> {
         return Ok(rc);
     }
     if ctx.stage() == Stage::Sending {
-        return send_body(ctx);
+        return send_body(ctx, std::ptr::null_mut());
     }
     // No body: what was kept of it is dropped, so that its sender gets its buffers back.
     if let Flow::Stream { held, .. } = &ctx.reply.borrow().flow {
@@ -404,12 +414,15 @@ fn send(ctx: &Rc<Ctx>) -> Result<ngx_int_t, NoMemory> {
     Ok(rc)
 }
 
-/// Sends what the reply holds of the body; the rest streams through.
-fn send_body(ctx: &Rc<Ctx>) -> Result<ngx_int_t, NoMemory> {
+/// Sends what the reply holds of the body, then `chain`, and goes on when the client has taken
+/// enough; once nothing waits any more, the rest streams through.
+fn send_body(ctx: &Rc<Ctx>, chain: *mut ngx_chain_t) -> Result<ngx_int_t, NoMemory> {
     let r = ctx.request();
-    let flow = std::mem::take(&mut ctx.reply.borrow_mut().flow);
-    ctx.enter(Stage::Done);
-    let out = match flow {
+    let (flow, output) = {
+        let mut reply = ctx.reply.borrow_mut();
+        (std::mem::take(&mut reply.flow), reply.output)
+    };
+    let mut out = match flow {
         Flow::Whole { body, .. } => {
             let (out, keep) = body.into_chain(r, true)?;
             ctx.keep(keep);
@@ -422,7 +435,37 @@ fn send_body(ctx: &Rc<Ctx>) -> Result<ngx_int_t, NoMemory> {
             out
         }
     };
-    Ok(next_body(r, out.first()))
+    out.push_chain(r, chain)?;
+    if out.is_empty() && output.is_none() {
+        // Header sent, and the body has not begun.
+        return Ok(next_body(r, chain));
+    }
+    let output = match output {
+        Some(output) => output,
+        None => *ctx
+            .reply
+            .borrow_mut()
+            .output
+            .insert(Output::create(r, Some(output_filter))?),
+    };
+    let rc = output.send(out.first());
+    let pending = output.is_pending();
+    r.set_held(pending);
+    if !pending {
+        ctx.enter(Stage::Done);
+    }
+    Ok(rc)
+}
+
+/// `ngx_output_chain_filter_pt`: where a held body goes.
+unsafe extern "C" fn output_filter(r: *mut c_void, chain: *mut ngx_chain_t) -> ngx_int_t {
+    guard(ERROR, || {
+        // SAFETY: the output was made with its request, which is live while it sends.
+        match unsafe { Request::new(r.cast()) } {
+            Some(r) => next_body(r, chain),
+            None => ERROR,
+        }
+    })
 }
 
 /// Replaces the response by nginx's page for `status`. The guests that are still owed a call see

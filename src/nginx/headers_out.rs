@@ -135,11 +135,9 @@ pub(crate) fn set(
     }
     remove(r, outside, name);
     if is(name, "content-type") {
-        set_content_type(r, r.copy(value)?);
         outside.content_type = Some(value.to_vec());
-        return Ok(());
     }
-    push(r, name, value)
+    set_or_push(r, name, value)
 }
 
 /// Appends a line; for headers of which there is one, the same as [`set`].
@@ -196,6 +194,15 @@ pub(crate) fn merge(r: Request, early: &[(Vec<u8>, Vec<u8>)]) -> Result<(), NoMe
         })
         .collect();
     let out = out(r);
+    // SAFETY: the request is live.
+    if unsafe { (*out).headers.part.nelts } == 0 {
+        // Nothing to go before. nginx looks at the first element of every further part without
+        // asking whether there is one: an empty part must not get behind another.
+        for (name, value) in lines {
+            set_or_push(r, name, value)?;
+        }
+        return Ok(());
+    }
     // SAFETY: the request is live. The list's first part is embedded in it; its copy takes its place
     // behind the new one, which is full and never the last, so nothing is ever pushed to it.
     unsafe {
@@ -244,6 +251,14 @@ fn set_content_type(r: Request, value: ngx_str_t) {
         // The guest's word is the whole word: no charset of nginx's is added to it.
         (*out).charset = empty();
     }
+}
+
+fn set_or_push(r: Request, name: &[u8], value: &[u8]) -> Result<(), NoMemory> {
+    if is(name, "content-type") {
+        set_content_type(r, r.copy(value)?);
+        return Ok(());
+    }
+    push(r, name, value)
 }
 
 fn push(r: Request, name: &[u8], value: &[u8]) -> Result<(), NoMemory> {

@@ -1,7 +1,9 @@
 //! A response between nginx and the guests: how its body flows, and what has become of it.
 
-use super::chain::{Body, Out};
+use super::chain::Out;
 use super::headers_out::Validators;
+use super::output::Output;
+use super::spool::Body;
 
 /// The response on its way through the guests.
 #[derive(Default)]
@@ -11,6 +13,8 @@ pub(crate) struct Reply {
     pub(crate) validators: Validators,
     /// A guest has put bytes before the body, or its own in the body's place.
     pub(crate) change: Change,
+    /// The way out of a body that was held, once the header is sent.
+    pub(crate) output: Option<Output>,
 }
 
 /// What guests have done to the body.
@@ -67,11 +71,18 @@ impl Reply {
         body.append(inner);
     }
 
-    /// The collected body, for a guest to read; the pieces are shared, not copied.
-    pub(crate) fn lend_body(&self) -> Body {
-        match &self.flow {
-            Flow::Whole { body, .. } => body.clone(),
+    /// The collected body, to be lent to a guest.
+    pub(crate) fn take_body(&mut self) -> Body {
+        match &mut self.flow {
+            Flow::Whole { body, .. } => std::mem::take(body),
             Flow::Stream { .. } => Body::default(),
+        }
+    }
+
+    /// The collected body after a guest had it: its own or another one.
+    pub(crate) fn put_body(&mut self, new: Body) {
+        if let Flow::Whole { body, .. } = &mut self.flow {
+            *body = new;
         }
     }
 }

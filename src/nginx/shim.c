@@ -42,8 +42,10 @@ SET(ngx_http_request_t, r_preserve_body, preserve_body)
 SET(ngx_http_headers_in_t, in_chunked, chunked)
 SET(ngx_connection_t, c_buffered, buffered)
 SET(ngx_buf_t, b_memory, memory)
+SET(ngx_buf_t, b_in_file, in_file)
 SET(ngx_buf_t, b_last_buf, last_buf)
 SET(ngx_buf_t, b_last_in_chain, last_in_chain)
+SET(ngx_output_chain_ctx_t, out_need_in_memory, need_in_memory)
 
 
 ngx_uint_t

@@ -1,0 +1,322 @@
+//! The directives: one line each in the table, one setter each, and what nginx hands to a setter
+//! ([`Cf`]). What is wrong is said with file, line, value and what was expected.
+
+use std::ffi::{CStr, c_char, c_void};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use bytes::Bytes;
+use nginx_sys::{
+    NGX_CONF_1MORE, NGX_CONF_TAKE12, NGX_HTTP_LOC_CONF, NGX_HTTP_MAIN_CONF, NGX_HTTP_SRV_CONF,
+    ngx_command_t, ngx_conf_full_name, ngx_conf_log_error, ngx_conf_t, ngx_str_t, ngx_uint_t,
+};
+
+use super::conf::{CONF_ERROR, Guests, LocConf, MainConf, main_conf};
+use super::ffi::{bytes, guard};
+use super::headers_in::constant;
+use super::log::{Escaped, Log};
+use super::spool::Room;
+
+const EMERG: ngx_uint_t = nginx_sys::NGX_LOG_EMERG as ngx_uint_t;
+const WARN: ngx_uint_t = nginx_sys::NGX_LOG_WARN as ngx_uint_t;
+
+/// The module's directives.
+pub(crate) static mut COMMANDS: [ngx_command_t; 3] = [
+    command(c"http_wasm", NGX_CONF_1MORE, http_wasm),
+    command(
+        c"http_wasm_response_buffer",
+        NGX_CONF_TAKE12,
+        http_wasm_response_buffer,
+    ),
+    ngx_command_t::empty(),
+];
+
+type Setter = unsafe extern "C" fn(*mut ngx_conf_t, *mut ngx_command_t, *mut c_void) -> *mut c_char;
+
+/// A directive of http, server and location.
+const fn command(name: &'static CStr, arguments: u32, set: Setter) -> ngx_command_t {
+    ngx_command_t {
+        name: constant(name),
+        type_: (NGX_HTTP_MAIN_CONF | NGX_HTTP_SRV_CONF | NGX_HTTP_LOC_CONF | arguments)
+            as ngx_uint_t,
+        set: Some(set),
+        conf: nginx_sys::NGX_HTTP_LOC_CONF_OFFSET,
+        offset: 0,
+        post: std::ptr::null_mut(),
+    }
+}
+
+/// Runs a setter and reports what it finds wrong.
+///
+/// # Safety
+/// To be called by nginx's configuration parser for a directive made by [`command`].
+unsafe fn set(
+    cf: *mut ngx_conf_t,
+    conf: *mut c_void,
+    setter: fn(&Cf, &mut MainConf, &mut LocConf) -> Result<(), ConfError>,
+) -> *mut c_char {
+    guard(CONF_ERROR, || {
+        let cf = Cf(cf);
+        // SAFETY: `conf` is what create_loc_conf returned for the level being read; the main conf
+        // is another object.
+        let (loc, main) = unsafe { (&mut *conf.cast::<LocConf>(), main_conf(cf.0)) };
+        match setter(&cf, main, loc) {
+            Ok(()) => std::ptr::null_mut(),
+            Err(error) => {
+                cf.report(EMERG, &error.reason);
+                CONF_ERROR
+            }
+        }
+    })
+}
+
+/// `http_wasm off | PATH [name=N] [config=STR] [config_file=F];`
+unsafe extern "C" fn http_wasm(
+    cf: *mut ngx_conf_t,
+    _cmd: *mut ngx_command_t,
+    conf: *mut c_void,
+) -> *mut c_char {
+    // SAFETY: nginx calls it for the table above.
+    unsafe { set(cf, conf, set_http_wasm) }
+}
+
+/// `http_wasm_response_buffer SIZE [max=SIZE];`
+unsafe extern "C" fn http_wasm_response_buffer(
+    cf: *mut ngx_conf_t,
+    _cmd: *mut ngx_command_t,
+    conf: *mut c_void,
+) -> *mut c_char {
+    // SAFETY: nginx calls it for the table above.
+    unsafe { set(cf, conf, set_response_buffer) }
+}
+
+/// A configuration error; the text goes after nginx's "[emerg]" and before " in FILE:LINE".
+pub(crate) struct ConfError {
+    pub(crate) reason: String,
+}
+
+impl ConfError {
+    pub(crate) fn new(reason: impl Into<String>) -> Self {
+        ConfError {
+            reason: reason.into(),
+        }
+    }
+}
+
+fn set_http_wasm(cf: &Cf, main: &mut MainConf, loc: &mut LocConf) -> Result<(), ConfError> {
+    let args = cf.args();
+    let Some((&path, parameters)) = args.get(1..).and_then(<[_]>::split_first) else {
+        return Err(ConfError::new(
+            "\"http_wasm\" expects the path of a guest, or \"off\"",
+        ));
+    };
+    if path == b"off" && parameters.is_empty() {
+        return match loc.guests {
+            Guests::Inherit => {
+                loc.guests = Guests::Off;
+                Ok(())
+            }
+            Guests::Off => Err(ConfError::new("\"http_wasm off\" is duplicate")),
+            Guests::List(_) => Err(beside_off()),
+        };
+    }
+    let line = Line::parse(cf, path, parameters)?;
+    // SAFETY: a plain integer that nginx sets before it reads a configuration.
+    if unsafe { nginx_sys::ngx_process } == nginx_sys::NGX_PROCESS_SIGNALLER as ngx_uint_t {
+        // `nginx -s …` reads the configuration only to find the pid file.
+        return Ok(());
+    }
+    let plugin = main.plugin(cf, line)?;
+    match &mut loc.guests {
+        Guests::Inherit => loc.guests = Guests::List(vec![plugin]),
+        Guests::Off => return Err(beside_off()),
+        Guests::List(list) => list.push(plugin),
+    }
+    Ok(())
+}
+
+fn beside_off() -> ConfError {
+    ConfError::new("\"http_wasm off\" cannot stand beside other \"http_wasm\" on one level")
+}
+
+fn set_response_buffer(cf: &Cf, _: &mut MainConf, loc: &mut LocConf) -> Result<(), ConfError> {
+    if loc.response_buffer.is_some() {
+        return Err(ConfError::new("\"http_wasm_response_buffer\" is duplicate"));
+    }
+    let args = cf.args();
+    let mut room = Room::RESPONSE;
+    let mut max = None;
+    for &arg in args.iter().skip(1) {
+        match arg.strip_prefix(b"max=") {
+            Some(value) if max.is_none() => max = Some(size(arg, value)?),
+            Some(_) => {
+                return Err(ConfError::new(format!(
+                    "duplicate parameter \"{}\"",
+                    Escaped(arg)
+                )));
+            }
+            None => {
+                room.memory = usize::try_from(size(arg, arg)?).unwrap_or(usize::MAX);
+            }
+        }
+    }
+    room.max = max.unwrap_or(room.max.max(room.memory as u64));
+    if room.max < room.memory as u64 {
+        return Err(ConfError::new(format!(
+            "\"max=\" of \"http_wasm_response_buffer\" is {} bytes: expected at least the {} bytes \
+             that may be in memory",
+            room.max, room.memory
+        )));
+    }
+    loc.response_buffer = Some(room);
+    Ok(())
+}
+
+/// A size as nginx writes it: a number with k, m or g.
+fn size(arg: &[u8], value: &[u8]) -> Result<u64, ConfError> {
+    let mut text = ngx_str_t {
+        len: value.len(),
+        data: value.as_ptr().cast_mut(),
+    };
+    // SAFETY: the string is a word of the configuration; the function only reads it.
+    let size = unsafe { nginx_sys::ngx_parse_offset(&raw mut text) };
+    u64::try_from(size).map_err(|_| {
+        ConfError::new(format!(
+            "invalid value \"{}\": expected a size such as 64k or 16m",
+            Escaped(arg)
+        ))
+    })
+}
+
+/// One `http_wasm` line.
+pub(crate) struct Line {
+    pub(crate) path: Vec<u8>,
+    pub(crate) name: String,
+    pub(crate) config: Bytes,
+}
+
+impl Line {
+    fn parse(cf: &Cf, path: &[u8], parameters: &[&[u8]]) -> Result<Self, ConfError> {
+        let path = cf.full_name(path)?;
+        let mut name = None;
+        let mut config = None;
+        for &parameter in parameters {
+            let duplicate =
+                || ConfError::new(format!("duplicate parameter \"{}\"", Escaped(parameter)));
+            if let Some(value) = parameter.strip_prefix(b"name=") {
+                let value = guest_name(value)?;
+                if name.replace(value).is_some() {
+                    return Err(duplicate());
+                }
+            } else if let Some(value) = parameter.strip_prefix(b"config=") {
+                if config.replace(Bytes::copy_from_slice(value)).is_some() {
+                    return Err(duplicate());
+                }
+            } else if let Some(value) = parameter.strip_prefix(b"config_file=") {
+                let file = cf.full_name(value)?;
+                let value = read(&file, "guest configuration")?;
+                if config.replace(value.into()).is_some() {
+                    return Err(duplicate());
+                }
+            } else {
+                return Err(ConfError::new(format!(
+                    "invalid parameter \"{}\": \"http_wasm\" takes name=, config= and config_file=",
+                    Escaped(parameter)
+                )));
+            }
+        }
+        let name = name.unwrap_or_else(|| default_name(&path));
+        Ok(Line {
+            path,
+            name,
+            config: config.unwrap_or_default(),
+        })
+    }
+}
+
+/// A name stands in log lines and labels.
+fn guest_name(value: &[u8]) -> Result<String, ConfError> {
+    let valid = !value.is_empty()
+        && value.len() <= 64
+        && value
+            .iter()
+            .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(b));
+    match std::str::from_utf8(value) {
+        Ok(name) if valid => Ok(name.to_owned()),
+        _ => Err(ConfError::new(format!(
+            "invalid \"name={}\": expected 1 to 64 letters, digits, \".\", \"_\" or \"-\"",
+            Escaped(value)
+        ))),
+    }
+}
+
+/// The file's name without its ending.
+fn default_name(path: &[u8]) -> String {
+    let stem = Path::new(std::ffi::OsStr::from_bytes(path))
+        .file_stem()
+        .unwrap_or_default();
+    Escaped(stem.as_bytes()).to_string()
+}
+
+pub(crate) fn read(path: &[u8], what: &str) -> Result<Vec<u8>, ConfError> {
+    std::fs::read(Path::new(std::ffi::OsStr::from_bytes(path))).map_err(|error| {
+        ConfError::new(format!("cannot read {what} \"{}\": {error}", Escaped(path)))
+    })
+}
+
+/// nginx's configuration cursor for the time of one callback.
+pub(crate) struct Cf(*mut ngx_conf_t);
+
+impl Cf {
+    /// The words of the directive, its name first.
+    fn args(&self) -> Vec<&[u8]> {
+        // SAFETY: during a directive's callback cf->args is its array of words.
+        unsafe {
+            (*(*self.0).args)
+                .as_slice::<ngx_str_t>()
+                .iter()
+                .map(|&word| bytes(word))
+                .collect()
+        }
+    }
+
+    pub(crate) fn log(&self) -> Log {
+        // SAFETY: the log outlives the callback.
+        unsafe { Log::new((*self.0).log) }
+    }
+
+    /// A path made absolute against nginx's prefix.
+    fn full_name(&self, path: &[u8]) -> Result<Vec<u8>, ConfError> {
+        let mut name = ngx_str_t {
+            len: path.len(),
+            data: path.as_ptr().cast_mut(),
+        };
+        // SAFETY: `name` describes a word of the configuration, which is NUL-terminated as the
+        // function expects; it only replaces the string, in the cycle's pool.
+        unsafe {
+            if ngx_conf_full_name((*self.0).cycle, &raw mut name, 0) != super::ffi::OK {
+                return Err(ConfError::new("out of memory"));
+            }
+            Ok(bytes(name).to_vec())
+        }
+    }
+
+    /// Writes a line that ends with " in FILE:LINE".
+    fn report(&self, level: ngx_uint_t, text: &str) {
+        const FORMAT: &CStr = c"%*s";
+        // SAFETY: `cf` is valid for the callback; the text goes in with its length.
+        unsafe {
+            ngx_conf_log_error(level, self.0, 0, FORMAT.as_ptr(), text.len(), text.as_ptr());
+        }
+    }
+
+    /// Where in the guest a failure happened, before the line that says what it means.
+    pub(crate) fn report_frames(&self, backtrace: Option<&str>) {
+        for frame in backtrace.into_iter().flat_map(str::lines) {
+            self.log().write(
+                WARN,
+                format_args!("http_wasm:   {}", Escaped(frame.as_bytes())),
+            );
+        }
+    }
+}
