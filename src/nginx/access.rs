@@ -14,7 +14,7 @@ use super::conf::LocConf;
 use super::ctx::{Ctx, Level, LevelState, Mode, Stage};
 use super::ffi::{AGAIN, DECLINED, DONE, ERROR, INTERNAL_SERVER_ERROR, NoMemory, OK, guard};
 use super::headers_in;
-use super::headers_out::{self, Outside};
+use super::headers_out::{self, Outside, trailers};
 use super::log::WARN;
 use super::plugin::Plugin;
 use super::request::Request;
@@ -182,6 +182,9 @@ fn answer(ctx: &Rc<Ctx>) -> Result<ngx_int_t, NoMemory> {
     let mut outside = Outside::default();
     for (name, value) in &early.fields {
         headers_out::add(r, &mut outside, name, value)?;
+    }
+    for (name, value) in &early.trailers {
+        trailers::add(r, name, value)?;
     }
     if matches!(status, 204 | 304) && !own.is_empty() {
         ctx.log().write(

@@ -20,6 +20,7 @@ use super::reply::Reply;
 use super::request::Request;
 use super::spool::Body;
 use super::task::{self, Call, Want};
+use crate::abi::FieldKind;
 
 /// Where an exchange stands. [`Ctx::enter`] is the only place that changes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,7 +128,7 @@ pub(crate) enum Mode {
 /// What calls read and write; lent to the guest's call and handed back when it ends.
 pub(crate) struct Io {
     pub(crate) mode: Mode,
-    /// Status and headers that guests set before the next handler ran.
+    /// Status, headers and trailers that guests set before the next handler ran.
     pub(crate) early: Early,
     /// The same before the running guest added its own.
     pub(crate) saved: Early,
@@ -156,11 +157,43 @@ pub(crate) struct Io {
     pub(crate) dirty: bool,
 }
 
-/// Status and headers of a response that has not begun.
+/// Status, headers and trailers of a response that has not begun.
 #[derive(Default, Clone)]
 pub(crate) struct Early {
     pub(crate) status: Option<u16>,
     pub(crate) fields: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(crate) trailers: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Early {
+    /// Headers or trailers; no others belong to a response.
+    pub(crate) fn lines(&self, kind: FieldKind) -> &[(Vec<u8>, Vec<u8>)] {
+        match kind {
+            FieldKind::Response => &self.fields,
+            FieldKind::ResponseTrailers => &self.trailers,
+            FieldKind::Request | FieldKind::RequestTrailers => &[],
+        }
+    }
+
+    pub(crate) fn remove(&mut self, kind: FieldKind, name: &[u8]) {
+        if let Some(lines) = self.lines_mut(kind) {
+            lines.retain(|(other, _)| !other.eq_ignore_ascii_case(name));
+        }
+    }
+
+    pub(crate) fn add(&mut self, kind: FieldKind, name: &[u8], value: &[u8]) {
+        if let Some(lines) = self.lines_mut(kind) {
+            lines.push((name.to_vec(), value.to_vec()));
+        }
+    }
+
+    fn lines_mut(&mut self, kind: FieldKind) -> Option<&mut Vec<(Vec<u8>, Vec<u8>)>> {
+        match kind {
+            FieldKind::Response => Some(&mut self.fields),
+            FieldKind::ResponseTrailers => Some(&mut self.trailers),
+            FieldKind::Request | FieldKind::RequestTrailers => None,
+        }
+    }
 }
 
 /// One client request that goes through guests.

@@ -8,11 +8,12 @@ use std::time::Duration;
 use super::conf::LocConf;
 use super::ctx::{Ctx, Io, Mode};
 use super::ffi::NoMemory;
+use super::headers_out::{self, trailers};
 use super::log::Log;
 use super::plugin::Plugin;
 use super::request::Request;
 use super::spool::{Body, SpoolError};
-use super::{body, headers_in, headers_out, task, uri};
+use super::{body, headers_in, task, uri};
 use crate::abi::{BodyKind, Features, FieldKind, Level};
 use crate::host::{Chunk, Host, Refusal, Write};
 
@@ -114,7 +115,7 @@ impl Drop for Exchange {
 
 impl Host for Exchange {
     fn supported_features(&self) -> Features {
-        Features::BUFFER_REQUEST | Features::BUFFER_RESPONSE
+        Features::BUFFER_REQUEST | Features::BUFFER_RESPONSE | Features::TRAILERS
     }
 
     fn log_enabled(&self, level: Level) -> bool {
@@ -169,26 +170,29 @@ impl Host for Exchange {
 
     fn fields(&self, kind: FieldKind) -> impl Iterator<Item = (&[u8], &[u8])> {
         let lent = self.io();
-        let request = lent
-            .filter(|_| kind == FieldKind::Request)
-            .map(|(r, _)| headers_in::fields(r));
-        let response = lent.filter(|_| kind == FieldKind::Response);
-        let early = response
+        let early = lent
             .filter(|(_, io)| io.mode == Mode::Request)
             .map(|(_, io)| {
-                io.early
-                    .fields
-                    .iter()
-                    .map(|(name, value)| (name.as_slice(), value.as_slice()))
+                let lines = io.early.lines(kind).iter();
+                lines.map(|(name, value)| (name.as_slice(), value.as_slice()))
             });
-        let sent = response
-            .filter(|(_, io)| io.mode != Mode::Request)
+        let sent = lent.filter(|(_, io)| io.mode != Mode::Request);
+        let of = |wanted| move |_: &(Request, &Io)| kind == wanted;
+        let request = lent
+            .filter(of(FieldKind::Request))
+            .map(|(r, _)| headers_in::fields(r));
+        let response = sent
+            .filter(of(FieldKind::Response))
             .map(|(r, io)| headers_out::fields(r, &io.outside));
+        let trailers = sent
+            .filter(of(FieldKind::ResponseTrailers))
+            .map(|(r, _)| trailers::fields(r));
         request
             .into_iter()
             .flatten()
             .chain(early.into_iter().flatten())
-            .chain(sent.into_iter().flatten())
+            .chain(response.into_iter().flatten())
+            .chain(trailers.into_iter().flatten())
     }
 
     fn set_field(&mut self, kind: FieldKind, name: &[u8], value: &[u8]) -> Result<(), Refusal> {
@@ -200,20 +204,20 @@ impl Host for Exchange {
                 headers_in::set(r, name, value)?;
                 io.dirty = true;
             }
-            (FieldKind::Response, Mode::Request) => {
-                io.early
-                    .fields
-                    .retain(|(other, _)| !other.eq_ignore_ascii_case(name));
-                io.early.fields.push((name.to_vec(), value.to_vec()));
+            (_, Mode::Request) => {
+                io.early.remove(kind, name);
+                io.early.add(kind, name, value);
             }
             (FieldKind::Response, _) => {
                 if name.eq_ignore_ascii_case(b"content-length") {
-                    // abi.md 1.3.11 d: the one length of a guest's that means something.
+                    // The one length of a guest's that means something.
                     io.response_emptied = value == b"0";
                 }
                 headers_out::set(r, &mut io.outside, name, value)?;
             }
-            (FieldKind::RequestTrailers | FieldKind::ResponseTrailers, _) => {}
+            (FieldKind::ResponseTrailers, _) => trailers::set(r, name, value)?,
+            // nginx has none, and the permissions let nobody set them.
+            (FieldKind::RequestTrailers, _) => {}
         }
         Ok(())
     }
@@ -227,11 +231,10 @@ impl Host for Exchange {
                 headers_in::add(r, name, value)?;
                 io.dirty = true;
             }
-            (FieldKind::Response, Mode::Request) => {
-                io.early.fields.push((name.to_vec(), value.to_vec()));
-            }
+            (_, Mode::Request) => io.early.add(kind, name, value),
             (FieldKind::Response, _) => headers_out::add(r, &mut io.outside, name, value)?,
-            (FieldKind::RequestTrailers | FieldKind::ResponseTrailers, _) => {}
+            (FieldKind::ResponseTrailers, _) => trailers::add(r, name, value)?,
+            (FieldKind::RequestTrailers, _) => {}
         }
         Ok(())
     }
@@ -245,13 +248,10 @@ impl Host for Exchange {
                 headers_in::remove(r, name)?;
                 io.dirty = true;
             }
-            (FieldKind::Response, Mode::Request) => {
-                io.early
-                    .fields
-                    .retain(|(other, _)| !other.eq_ignore_ascii_case(name));
-            }
+            (_, Mode::Request) => io.early.remove(kind, name),
             (FieldKind::Response, _) => headers_out::remove(r, &mut io.outside, name),
-            (FieldKind::RequestTrailers | FieldKind::ResponseTrailers, _) => {}
+            (FieldKind::ResponseTrailers, _) => trailers::remove(r, name),
+            (FieldKind::RequestTrailers, _) => {}
         }
         Ok(())
     }

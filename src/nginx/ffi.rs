@@ -63,6 +63,7 @@ bit_fields! {
         ngx_http_wasm_set_r_empty_path_in_uri(ngx_http_request_t),
         ngx_http_wasm_set_r_uri_changed(ngx_http_request_t),
         ngx_http_wasm_set_r_preserve_body(ngx_http_request_t),
+        ngx_http_wasm_set_r_expect_trailers(ngx_http_request_t),
         ngx_http_wasm_set_in_chunked(ngx_http_headers_in_t),
         ngx_http_wasm_set_c_buffered(ngx_connection_t),
         ngx_http_wasm_set_b_memory(ngx_buf_t),

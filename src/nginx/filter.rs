@@ -18,7 +18,7 @@ use super::chain::{self, Out};
 use super::conf::LocConf;
 use super::ctx::{Ctx, LevelState, Mode, Stage};
 use super::ffi::{AGAIN, BAD_GATEWAY, ERROR, INTERNAL_SERVER_ERROR, NoMemory, OK, guard};
-use super::headers_out::{self, Outside, Validators};
+use super::headers_out::{self, Outside, Validators, trailers};
 use super::log::ERR;
 use super::output::Output;
 use super::reply::{Change, Flow, Reply};
@@ -147,8 +147,13 @@ fn begin(ctx: &Rc<Ctx>) -> Result<(), NoMemory> {
         std::mem::take(&mut io.early)
     });
     match early {
-        Some(early) if !early.fields.is_empty() => headers_out::merge(r, &early.fields),
-        _ => Ok(()),
+        Some(early) => {
+            for (name, value) in &early.trailers {
+                trailers::add(r, name, value)?;
+            }
+            headers_out::merge(r, &early.fields)
+        }
+        None => Ok(()),
     }
 }
 
@@ -387,6 +392,9 @@ fn release(ctx: &Rc<Ctx>) -> ngx_int_t {
             ),
             Flow::Whole { body, .. } => (Some(body.len()), Stage::Sending),
         };
+        if !has_no_body(r) {
+            trailers::announce(r);
+        }
         if len != announced {
             headers_out::set_content_length(r, len);
         }

@@ -3,7 +3,8 @@
 //! the lines they will become.
 
 use nginx_sys::{
-    ngx_http_headers_out_t, ngx_list_part_t, ngx_list_push, ngx_str_t, ngx_table_elt_t, time_t,
+    ngx_http_headers_out_t, ngx_list_part_t, ngx_list_push, ngx_list_t, ngx_str_t, ngx_table_elt_t,
+    time_t,
 };
 
 use super::ffi::{NoMemory, bytes};
@@ -110,10 +111,16 @@ pub(crate) fn fields(r: Request, outside: &Outside) -> impl Iterator<Item = (&[u
     }))
 }
 
-/// The elements that have not been removed (hash 0).
+/// The header elements that have not been removed.
 fn live(r: Request) -> impl Iterator<Item = *mut ngx_table_elt_t> {
-    // SAFETY: the list is the live request's and not changed while the iterator is in use.
-    unsafe { Elements::of(&raw const (*out(r)).headers) }
+    // SAFETY: only an address is taken of the live request.
+    live_in(unsafe { &raw const (*out(r)).headers })
+}
+
+/// The elements of a list of the live response that have not been removed (hash 0).
+fn live_in(list: *const ngx_list_t) -> impl Iterator<Item = *mut ngx_table_elt_t> {
+    // SAFETY: the list is not changed while the iterator is in use.
+    unsafe { Elements::of(list) }
         // SAFETY: an element of that list.
         .filter(|&element| unsafe { (*element).hash } != 0)
 }
@@ -183,6 +190,9 @@ pub(crate) fn remove(r: Request, outside: &mut Outside, name: &[u8]) {
 /// lines come first, as a part of their own before nginx's list: its elements must not move, slots
 /// point at them. For headers of which there is one, the handler wins.
 pub(crate) fn merge(r: Request, early: &[(Vec<u8>, Vec<u8>)]) -> Result<(), NoMemory> {
+    if early.is_empty() {
+        return Ok(());
+    }
     let present = Outside::of(r);
     let lines: Vec<_> = early
         .iter()
@@ -281,6 +291,26 @@ unsafe fn fill(
     name: &[u8],
     value: &[u8],
 ) -> Result<(), NoMemory> {
+    // SAFETY: as the caller holds.
+    unsafe {
+        fill_line(r, element, name, value)?;
+        if let Some(slot) = slot(r, name) {
+            *slot = element;
+        }
+    }
+    Ok(())
+}
+
+/// Fills in a new element that has no slot.
+///
+/// # Safety
+/// As [`fill`].
+unsafe fn fill_line(
+    r: Request,
+    element: *mut ngx_table_elt_t,
+    name: &[u8],
+    value: &[u8],
+) -> Result<(), NoMemory> {
     // SAFETY: as the caller holds. Hash 0 until the strings are there: nobody looks at it.
     unsafe {
         super::ffi::ngx_http_wasm_init_header(element);
@@ -289,9 +319,6 @@ unsafe fn fill(
         (*element).value = r.copy(value)?;
         (*element).lowcase_key = r.copy(&name.to_ascii_lowercase())?.data;
         (*element).hash = 1;
-        if let Some(slot) = slot(r, name) {
-            *slot = element;
-        }
     }
     Ok(())
 }
@@ -384,5 +411,74 @@ impl Validators {
             }
         }
         r.forbid_ranges();
+    }
+}
+
+/// Trailers. They go out on HTTP/1.1 in chunks and on HTTP/2 and 3; elsewhere nginx drops them.
+pub(crate) mod trailers {
+    use super::*;
+
+    /// Fields that a receiver must know before the body (RFC 9110, 6.5.1).
+    const FORBIDDEN: [&[u8]; 4] = [
+        b"content-encoding",
+        b"content-length",
+        b"content-range",
+        b"content-type",
+    ];
+
+    fn list(r: Request) -> *mut ngx_list_t {
+        // SAFETY: only an address is taken of the live request.
+        unsafe { &raw mut (*out(r)).trailers }
+    }
+
+    /// All trailer lines that the response has now.
+    pub(crate) fn fields<'a>(r: Request) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+        // SAFETY: an element of the live request's list; its strings live in the pool.
+        live_in(list(r)).map(|element| unsafe { field(element) })
+    }
+
+    /// Makes `value` the only line called `name`.
+    pub(crate) fn set(r: Request, name: &[u8], value: &[u8]) -> Result<(), NoMemory> {
+        remove(r, name);
+        add(r, name, value)
+    }
+
+    /// Appends a line.
+    pub(crate) fn add(r: Request, name: &[u8], value: &[u8]) -> Result<(), NoMemory> {
+        if is_framing(name)
+            || FORBIDDEN
+                .iter()
+                .any(|other| name.eq_ignore_ascii_case(other))
+        {
+            return Ok(());
+        }
+        // SAFETY: the list is the live request's; nginx initialises it with the request.
+        let element = unsafe { ngx_list_push(list(r)) }.cast::<ngx_table_elt_t>();
+        if element.is_null() {
+            return Err(NoMemory);
+        }
+        // SAFETY: the new element of the list.
+        unsafe { fill_line(r, element, name, value) }
+    }
+
+    /// Removes all lines called `name`.
+    pub(crate) fn remove(r: Request, name: &[u8]) {
+        for element in live_in(list(r)) {
+            // SAFETY: an element of the live request's list.
+            unsafe {
+                if field(element).0.eq_ignore_ascii_case(name) {
+                    (*element).hash = 0;
+                }
+            }
+        }
+    }
+
+    /// Tells nginx before the header goes out that trailers follow, if any do: the length must not
+    /// be announced then.
+    pub(crate) fn announce(r: Request) {
+        if fields(r).next().is_some() {
+            // SAFETY: the request is live.
+            unsafe { crate::nginx::ffi::ngx_http_wasm_set_r_expect_trailers(r.as_ptr(), 1) }
+        }
     }
 }
