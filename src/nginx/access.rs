@@ -50,6 +50,7 @@ fn access(r: Request, guests: &[Rc<Plugin>]) -> Result<ngx_int_t, NoMemory> {
             Stage::Idle | Stage::Passed | Stage::Failed => {
                 // A line that this client request has been through is not started a second time.
                 let Some(plugin) = ctx.next_guest(guests) else {
+                    leave(&ctx)?;
                     return Ok(DECLINED);
                 };
                 begin(&ctx, plugin);
@@ -71,6 +72,23 @@ fn access(r: Request, guests: &[Rc<Plugin>]) -> Result<ngx_int_t, NoMemory> {
             _ => return Ok(DECLINED),
         }
     }
+}
+
+/// Leaves the request to nginx. A guest that buffers the response is to see all of it, and what it
+/// makes of a part would not fit the part's Content-Range: nobody behind it is asked for ranges.
+fn leave(ctx: &Rc<Ctx>) -> Result<(), NoMemory> {
+    let r = ctx.request();
+    let buffered = ctx
+        .levels
+        .borrow_mut()
+        .iter_mut()
+        .any(Level::buffers_response);
+    if buffered && headers_in::has_range(r) {
+        headers_in::remove(r, b"range")?;
+        headers_in::remove(r, b"if-range")?;
+        headers_in::forget_variables(r);
+    }
+    Ok(())
 }
 
 /// Starts `handle_request` of the next guest.

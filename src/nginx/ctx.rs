@@ -20,7 +20,7 @@ use super::reply::Reply;
 use super::request::Request;
 use super::spool::Body;
 use super::task::{self, Call, Want};
-use crate::abi::FieldKind;
+use crate::abi::{Features, FieldKind};
 
 /// Where an exchange stands. [`Ctx::enter`] is the only place that changes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +84,18 @@ pub(crate) struct Level {
     pub(crate) early: Body,
     /// The request body as it was when this guest saw it.
     pub(crate) request: Option<Reader>,
+}
+
+impl Level {
+    /// Whether it is owed a `handle_response` with the whole body.
+    pub(crate) fn buffers_response(&mut self) -> bool {
+        match &mut self.state {
+            LevelState::Owed { lease, .. } => lease
+                .instance()
+                .is_some_and(|instance| instance.features().contains(Features::BUFFER_RESPONSE)),
+            LevelState::Once | LevelState::Finished => false,
+        }
+    }
 }
 
 /// What a guest has done and is owed.

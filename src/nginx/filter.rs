@@ -25,7 +25,6 @@ use super::reply::{Change, Flow, Reply};
 use super::request::{HEAD, Request};
 use super::spool::{Body, SpoolError};
 use super::task::{self, Called, Progress};
-use crate::abi::Features;
 
 static mut NEXT_HEADER_FILTER: ngx_http_output_header_filter_pt = None;
 static mut NEXT_BODY_FILTER: ngx_http_output_body_filter_pt = None;
@@ -207,13 +206,7 @@ fn innermost_owed(ctx: &Ctx) -> Option<bool> {
         .rfind(|level| matches!(level.state, LevelState::Owed { .. }))?;
     let early = std::mem::take(&mut level.early);
     ctx.reply.borrow_mut().prepend(early);
-    let LevelState::Owed { lease, .. } = &mut level.state else {
-        return None;
-    };
-    let features = lease
-        .instance()
-        .map_or(Features::NONE, |instance| instance.features());
-    Some(features.contains(Features::BUFFER_RESPONSE))
+    Some(level.buffers_response())
 }
 
 /// Starts the `handle_response` that is owed next.

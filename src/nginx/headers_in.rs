@@ -114,6 +114,12 @@ fn host_without_line<'a>(r: Request) -> Option<(&'a [u8], &'a [u8])> {
     }
 }
 
+/// Whether the client asked for a part of the response.
+pub(crate) fn has_range(r: Request) -> bool {
+    // SAFETY: the request is live.
+    unsafe { !(*r.as_ptr()).headers_in.range.is_null() }
+}
+
 /// Makes `value` the only line called `name`.
 pub(crate) fn set(r: Request, name: &[u8], value: &[u8]) -> Result<(), NoMemory> {
     if is_framing(name) {
