@@ -35,6 +35,17 @@ fn module() {
     // A Rust thread-local with a destructor keeps the library loaded anyway once it was touched:
     // say so openly, so that taking the module out of the configuration behaves the same always.
     println!("cargo::rustc-link-arg=-Wl,-z,nodelete");
+
+    // Unit tests of the nginx side run against nginx's own objects, packed by `make`; inside nginx
+    // the server itself has those symbols.
+    println!("cargo::rerun-if-env-changed=TEST_NGINX_ARCHIVE");
+    if let Ok(archive) = std::env::var("TEST_NGINX_ARCHIVE") {
+        println!("cargo::rerun-if-changed={archive}");
+        println!("cargo::rustc-link-arg={archive}");
+        for library in ["crypt", "pcre2-8", "ssl", "crypto", "z"] {
+            println!("cargo::rustc-link-arg=-l{library}");
+        }
+    }
 }
 
 /// Definitions and include folders decide the layout of nginx's structures; warnings and

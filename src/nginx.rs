@@ -23,6 +23,9 @@ mod task;
 mod uri;
 mod variables;
 
+#[cfg(test)]
+mod tests;
+
 use std::ffi::c_char;
 use std::ptr::{addr_of, addr_of_mut, null};
 
