@@ -1,0 +1,218 @@
+# http-wasm for nginx. `make help` lists the targets.
+
+NAME      := ngx_http_wasm_handler_module
+CARGO     ?= cargo
+JOBS      ?= $(shell nproc)
+
+# The two nginx the module is built for and tested on.
+DEBIAN_NGINX  := /usr/sbin/nginx
+DEBIAN_TREE   := $(CURDIR)/target/nginx-debian
+DEBIAN_MODULE := $(CURDIR)/target/$(NAME).so
+SRC_TREE      := $(CURDIR)/target/nginx-1.28
+SRC_NGINX     := $(SRC_TREE)/objs/nginx
+SRC_ARCHIVE   := $(SRC_TREE)/objs/libnginx.a
+SRC_MODULE    := $(SRC_TREE)/$(NAME).so
+DEV_MODULE     := $(CURDIR)/target/dev/$(NAME).so
+DEV_SRC_MODULE := $(CURDIR)/target/dev/nginx-1.28/$(NAME).so
+
+DEMO_PORT ?= 8080
+TESTS     ?= t/*.t
+PROVE     ?= prove -j$(JOBS)
+
+# What the build needs from Debian 12, and what only the tests need on top.
+BUILD_PACKAGES := ca-certificates curl gcc libc6-dev libclang-dev make nginx nginx-dev \
+                  libpcre2-dev libssl-dev zlib1g-dev
+TEST_PACKAGES  := clang libio-socket-ssl-perl lld openssl perl python3
+GO_VERSION     := 1.26
+SUDO           := $(if $(filter 0,$(shell id -u)),,sudo)
+
+# Workers of a server started by root keep root: the tests' directories are closed to others.
+GLOBALS_USER := $(if $(filter 0,$(shell id -u)),user root;)
+
+export CARGO_TARGET_DIR := $(CURDIR)/target
+# nginx itself reads a variable of this name.
+unexport NGINX
+
+.DEFAULT_GOAL := module
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+##@ Build
+
+.PHONY: module
+module: nginx-debian ## build the release module for Debian's nginx: target/ngx_http_wasm_handler_module.so (default)
+	@$(call build,$(DEBIAN_TREE),--release --locked,release,$(DEBIAN_MODULE))
+	@$(call report,$(DEBIAN_NGINX),$(DEBIAN_MODULE))
+
+.PHONY: module-1.28
+module-1.28: nginx-1.28 ## build the release module for nginx 1.28: target/nginx-1.28/ngx_http_wasm_handler_module.so
+	@$(call build,$(SRC_TREE),--release --locked,release,$(SRC_MODULE))
+	@$(call report,$(SRC_NGINX),$(SRC_MODULE))
+
+.PHONY: dev
+dev: nginx-debian ## build an unoptimised module for Debian's nginx: target/dev/ngx_http_wasm_handler_module.so
+	@$(call build,$(DEBIAN_TREE),,debug,$(DEV_MODULE))
+
+.PHONY: dev-1.28
+dev-1.28: nginx-1.28 ## build an unoptimised module for nginx 1.28: target/dev/nginx-1.28/ngx_http_wasm_handler_module.so
+	@$(call build,$(SRC_TREE),,debug,$(DEV_SRC_MODULE))
+
+.PHONY: clean
+clean: ## remove everything that was built
+	rm -rf target
+
+##@ Demo (DEMO_PORT=8080)
+
+.PHONY: demo
+demo: deps module ## install what is missing, build, serve the demo on 127.0.0.1, print the curl lines to try
+	@DEMO_PORT=$(DEMO_PORT) t/bin/demo start $(DEBIAN_NGINX) $(DEBIAN_MODULE)
+
+.PHONY: demo-stop
+demo-stop: ## stop the demo server
+	@t/bin/demo stop
+
+.PHONY: demo-check
+demo-check: ## run the README's curl lines against a demo server and compare what they print
+	@timeout 120 t/bin/demo check $(or $(NGINX),$(DEBIAN_NGINX)) $(or $(MODULE),$(DEBIAN_MODULE))
+
+##@ Test (one nginx and module only: NGINX=/path/nginx MODULE=/path/module.so; some files only: TESTS=t/wasm_uri.t)
+
+.PHONY: test
+test: deps deps-test check unittest nginxtest guests module module-1.28 t tck demo-check ## install what is missing and run all tests
+
+.PHONY: check
+check: nginx-debian ## formatting and clippy, with and without the nginx side
+	$(CARGO) fmt --check
+	NGINX_SOURCE_DIR=$(DEBIAN_TREE) NGINX_BUILD_DIR=$(DEBIAN_TREE)/objs \
+		timeout -k 10 1800 $(CARGO) clippy --locked --lib -- -D warnings
+	timeout -k 10 1800 $(CARGO) clippy --locked --no-default-features --all-targets -- -D warnings
+
+.PHONY: unittest
+unittest: ## unit and host tests; they need neither nginx nor libclang
+	timeout -k 10 1800 $(CARGO) test --locked --no-default-features
+
+# One thread: nginx's globals know no others.
+.PHONY: nginxtest
+nginxtest: $(SRC_ARCHIVE) ## unit tests of the nginx side, linked with the objects of nginx 1.28
+	TEST_NGINX_ARCHIVE=$(SRC_ARCHIVE) NGINX_SOURCE_DIR=$(SRC_TREE) NGINX_BUILD_DIR=$(SRC_TREE)/objs \
+		timeout -k 10 1800 $(CARGO) test --locked --lib nginx:: -- --test-threads=1
+
+.PHONY: guests
+guests: ## build the Go, Rust, C and AssemblyScript guests of the tests into target/guests
+	timeout -k 10 1200 tests/guests/build.sh
+
+# Both nginx, or the one named by NGINX and MODULE.
+ifdef MODULE
+RUNS := given
+else
+RUNS := debian 1.28
+endif
+run_nginx_given  = $(abspath $(or $(NGINX),$(DEBIAN_NGINX)))
+run_module_given = $(abspath $(MODULE))
+run_nginx_debian  := $(DEBIAN_NGINX)
+run_module_debian := $(DEBIAN_MODULE)
+run_nginx_1.28  := $(SRC_NGINX)
+run_module_1.28 := $(SRC_MODULE)
+
+.PHONY: t
+t: $(RUNS:%=t-%) ## run t/*.t on both nginx
+
+# MALLOC_PERTURB_: memory that nobody has initialised is never zero by luck.
+.PHONY: t-given t-debian t-1.28
+t-given t-debian t-1.28: t-%:
+	@$(call built,$(run_module_$*))
+	@$(run_nginx_$*) -v
+	MALLOC_PERTURB_=165 TEST_NGINX_BINARY=$(run_nginx_$*) TEST_NGINX_GLOBALS='load_module $(run_module_$*); $(GLOBALS_USER)' \
+		timeout -k 10 1200 $(PROVE) -I t/lib $(TESTS)
+
+.PHONY: tck
+tck: $(RUNS:%=tck-%) ## run both official TCK suites on both nginx
+
+.PHONY: tck-given tck-debian tck-1.28
+tck-given tck-debian tck-1.28: tck-%:
+	@$(call built,$(run_module_$*))
+	timeout -k 10 1200 t/tck/run.sh $(run_nginx_$*) $(run_module_$*)
+
+##@ Machine
+
+.PHONY: deps
+deps: ## install what the build needs and this machine lacks (Debian packages)
+	@command -v $(CARGO) >/dev/null || { echo 'cargo not found: install Rust 1.95 with rustup' >&2; exit 1; }
+	@$(call install,$(BUILD_PACKAGES))
+
+.PHONY: deps-test
+deps-test: ## install what the tests need on top; checks for Go and Rust's wasm32-wasip1
+	@$(call install,$(TEST_PACKAGES))
+	@command -v npm >/dev/null || { $(call install,nodejs npm); }
+	@have=$$(go env GOVERSION 2>/dev/null | sed 's/^go//'); \
+	 printf '%s\n' $(GO_VERSION) "$${have:-0}" | sort -V -C || \
+	 { echo "Go $(GO_VERSION) or later expected for the tests, found $${have:-none}" >&2; exit 1; }
+	@test -d "$$(rustc --print target-libdir --target wasm32-wasip1)" || rustup target add wasm32-wasip1 || \
+	 { echo "Rust's target wasm32-wasip1 expected for the tests: rustup target add wasm32-wasip1" >&2; exit 1; }
+
+.PHONY: help
+help: ## list the targets
+	@awk 'BEGIN { FS = ":.*## " } \
+	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
+	  /^[a-z0-9.-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# The headers of the installed nginx, configured as Debian does. Made again only for another nginx-dev.
+.PHONY: nginx-debian
+nginx-debian:
+	@have=$$(dpkg-query -W -f '$${Version}' nginx-dev 2>/dev/null); \
+	 test -n "$$have" || { echo 'nginx-dev is not installed: make deps' >&2; exit 1; }; \
+	 test "$$have" = "$$(cat $(DEBIAN_TREE)/version 2>/dev/null)" || { \
+	   echo "configuring the headers of nginx-dev $$have"; \
+	   rm -rf $(DEBIAN_TREE) && mkdir -p target && cp -r /usr/share/nginx/src $(DEBIAN_TREE) && cd $(DEBIAN_TREE) && \
+	   bash -c '. ./conf_flags && ./configure "$${NGX_CONF_FLAGS[@]}" --with-cc-opt="-g -O2 -fPIC"' > configure.log && \
+	   echo "$$have" > version; }
+
+# nginx 1.28 itself, from the sources in the crate nginx-src.
+SRC_FLAGS := --prefix=$(SRC_TREE)/prefix --with-compat --with-debug --with-threads --with-file-aio --with-pcre-jit \
+	--with-http_ssl_module --with-http_v2_module --with-http_v3_module --with-http_realip_module \
+	--with-http_addition_module --with-http_sub_module --with-http_gunzip_module --with-http_gzip_static_module \
+	--with-http_auth_request_module --with-http_slice_module --with-http_secure_link_module \
+	--with-http_random_index_module --with-http_dav_module --with-http_stub_status_module --with-cc-opt='-g -O2 -fPIC'
+
+.PHONY: nginx-1.28
+nginx-1.28: $(SRC_NGINX)
+
+$(SRC_NGINX): t/nginx-src/Cargo.toml t/nginx-src/Cargo.lock
+	@src=$$($(CARGO) metadata --locked --format-version 1 --manifest-path t/nginx-src/Cargo.toml \
+	        --filter-platform "$$(rustc -vV | sed -n 's/^host: //p')" | \
+	      grep -o '"manifest_path":"[^"]*/nginx-src-[^"]*/Cargo.toml"' | cut -d '"' -f 4); \
+	 test -n "$$src" || { echo 'the crate nginx-src was not found' >&2; exit 1; }; \
+	 echo "building $$(basename "$${src%/Cargo.toml}")"; \
+	 rm -rf $(SRC_TREE) && mkdir -p target && cp -r "$${src%/Cargo.toml}/nginx" $(SRC_TREE) && cd $(SRC_TREE) && \
+	 auto/configure $(SRC_FLAGS) > configure.log && $(MAKE) -j$(JOBS) > build.log
+
+# Its objects as a library; the test binary brings a main() of its own.
+$(SRC_ARCHIVE): $(SRC_NGINX)
+	@cd $(SRC_TREE)/objs && objcopy --redefine-sym main=ngx_main src/core/nginx.o ngx_main.o && \
+	 find src -name '*.o' ! -path src/core/nginx.o | xargs ar rcs libnginx.a ngx_modules.o ngx_main.o
+
+# $(call build,NGINX TREE,CARGO FLAGS,PROFILE DIRECTORY,RESULT): build the cdylib alone (with an rlib beside it
+# there is no LTO) and put it in place by a rename: nginx may have the old file mapped.
+define build
+	NGINX_SOURCE_DIR=$(1) NGINX_BUILD_DIR=$(1)/objs $(CARGO) rustc $(2) --lib --crate-type cdylib && \
+	mkdir -p $(dir $(4)) && cp target/$(3)/lib$(NAME).so $(4).new && mv -f $(4).new $(4)
+endef
+
+# $(call report,NGINX,MODULE)
+define report
+	printf '%s\n  for %s, %s bytes\n' $(2) "$$($(1) -v 2>&1)" "$$(stat -c %s $(2))"; ldd $(2)
+endef
+
+# $(call built,MODULE)
+define built
+	test -f $(1) || { echo '$(1) is not built: make module module-1.28' >&2; exit 1; }
+endef
+
+# $(call install,PACKAGES): apt is left alone when nothing is missing
+define install
+	missing=; for p in $(1); do \
+	   dpkg-query -W -f '$${db:Status-Status}' $$p 2>/dev/null | grep -qx installed || missing="$$missing $$p"; done; \
+	 test -z "$$missing" || { echo "installing$$missing"; \
+	   $(SUDO) apt-get update -q && \
+	   $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing; }
+endef
