@@ -1,0 +1,3 @@
+module ngx-http-wasm-handler/tests/guests/go
+
+go 1.24
