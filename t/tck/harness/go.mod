@@ -1,0 +1,3 @@
+module ngx-http-wasm-handler/tck/harness
+
+go 1.26

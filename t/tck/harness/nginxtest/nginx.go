@@ -1,0 +1,304 @@
+// Package nginxtest runs an nginx with the http-wasm module for the length of
+// one Go test.
+package nginxtest
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+const (
+	// A guest is compiled before nginx listens; a debug build of the module
+	// takes several seconds for a Go guest.
+	startTimeout = 2 * time.Minute
+	stopTimeout  = 10 * time.Second
+)
+
+// Config is what a test asks of nginx. In both texts ${dir} stands for the
+// directory nginx runs in and ${addr0}, ${addr1}, … for Ports free addresses
+// of 127.0.0.1.
+type Config struct {
+	Ports int
+	// Main goes to the main level of nginx.conf.
+	Main string
+	// HTTP goes into the http block.
+	HTTP string
+	// Files are written to ${dir} before nginx starts.
+	Files map[string][]byte
+}
+
+// Server is a running nginx.
+type Server struct {
+	Dir   string
+	Addrs []string
+
+	cmd  *exec.Cmd
+	done chan struct{}
+	once sync.Once
+}
+
+// Paths are the nginx binary and the module under test, from the environment.
+// The test is skipped when they are not given.
+func Paths(t testing.TB) (binary, module string) {
+	t.Helper()
+
+	binary, module = os.Getenv("TEST_NGINX_BINARY"), os.Getenv("TEST_NGINX_MODULE")
+	if binary == "" || module == "" {
+		t.Skip("set TEST_NGINX_BINARY and TEST_NGINX_MODULE to test an nginx")
+	}
+
+	module, err := filepath.Abs(module)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	return binary, module
+}
+
+var versionText = regexp.MustCompile(`nginx/(\d+)\.(\d+)\.(\d+)`)
+
+// Version asks the binary, as one number: 1.22.1 is 1022001.
+func Version(binary string) (int, error) {
+	out, err := exec.Command(binary, "-v").CombinedOutput()
+	if err != nil {
+		return 0, fmt.Errorf("%s -v: %w", binary, err)
+	}
+
+	m := versionText.FindSubmatch(out)
+	if m == nil {
+		return 0, fmt.Errorf("%s -v: no version in %q", binary, out)
+	}
+
+	n := 0
+	for _, part := range m[1:] {
+		v, err := strconv.Atoi(string(part))
+		if err != nil {
+			return 0, err
+		}
+		n = n*1000 + v
+	}
+
+	return n, nil
+}
+
+// Start runs nginx until the end of the test and returns when it accepts
+// connections. An alert in its error log fails the test.
+func Start(t testing.TB, c Config) *Server {
+	t.Helper()
+
+	binary, module := Paths(t)
+
+	// Another process may take a port between its choice here and nginx's bind.
+	for attempt := 0; ; attempt++ {
+		s, err := start(t, binary, module, c)
+		if err == nil {
+			t.Cleanup(func() { s.Stop(t) })
+			return s
+		}
+
+		if attempt == 3 || !strings.Contains(err.Error(), "Address already in use") {
+			t.Fatal(err)
+		}
+	}
+}
+
+func start(t testing.TB, binary, module string, c Config) (*Server, error) {
+	addrs, err := freeAddrs(c.Ports)
+	if err != nil {
+		return nil, err
+	}
+
+	s := &Server{Dir: t.TempDir(), Addrs: addrs, done: make(chan struct{})}
+
+	// The workers of an nginx started by root run as root too: the directory
+	// of the test is closed to everybody else.
+	user := ""
+	if os.Geteuid() == 0 {
+		user = "user root;"
+	}
+
+	conf := s.expand(fmt.Sprintf(`load_module %s;
+%s
+daemon off;
+worker_processes 2;
+pid ${dir}/nginx.pid;
+error_log ${dir}/error.log info;
+%s
+events {
+    worker_connections 512;
+}
+http {
+    access_log off;
+    client_body_temp_path ${dir}/client_body;
+    proxy_temp_path ${dir}/proxy;
+    fastcgi_temp_path ${dir}/fastcgi;
+    uwsgi_temp_path ${dir}/uwsgi;
+    scgi_temp_path ${dir}/scgi;
+%s}
+`, module, user, c.Main, c.HTTP))
+
+	files := map[string][]byte{"nginx.conf": []byte(conf)}
+	for name, content := range c.Files {
+		files[name] = content
+	}
+	for name, content := range files {
+		if err := os.WriteFile(filepath.Join(s.Dir, name), content, 0o600); err != nil {
+			return nil, err
+		}
+	}
+
+	var output bytes.Buffer
+	s.cmd = exec.Command(binary, "-p", s.Dir, "-c", "nginx.conf", "-e", "error.log")
+	s.cmd.Stdout, s.cmd.Stderr = &output, &output
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{
+		// A group of its own, so that the workers can be killed with the master.
+		Setpgid: true,
+		// SIGTERM and not SIGKILL: only a living master takes its workers along.
+		Pdeathsig: syscall.SIGTERM,
+	}
+
+	// Pdeathsig looks at the thread that forked, which must not end before nginx.
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		err := s.cmd.Start()
+		started <- err
+		if err == nil {
+			_ = s.cmd.Wait()
+		}
+		close(s.done)
+		runtime.UnlockOSThread()
+	}()
+	if err := <-started; err != nil {
+		return nil, err
+	}
+
+	if err := s.wait(); err != nil {
+		s.kill()
+		return nil, fmt.Errorf("%w\n%s%s", err, output.Bytes(), s.ErrorLog())
+	}
+
+	return s, nil
+}
+
+// wait returns when every address accepts connections.
+func (s *Server) wait() error {
+	deadline := time.After(startTimeout)
+
+	for _, addr := range s.Addrs {
+		for {
+			conn, err := net.DialTimeout("tcp", addr, time.Second)
+			if err == nil {
+				conn.Close()
+				break
+			}
+
+			select {
+			case <-s.done:
+				return errors.New("nginx did not start")
+			case <-deadline:
+				return fmt.Errorf("nginx does not listen on %s after %v", addr, startTimeout)
+			case <-time.After(10 * time.Millisecond):
+			}
+		}
+	}
+
+	// Somebody else may have answered.
+	select {
+	case <-s.done:
+		return errors.New("nginx did not start")
+	default:
+		return nil
+	}
+}
+
+// Stop ends nginx before the end of the test, which leaves its log complete.
+func (s *Server) Stop(t testing.TB) {
+	s.once.Do(func() { s.stop(t) })
+}
+
+func (s *Server) stop(t testing.TB) {
+	select {
+	case <-s.done:
+		t.Error("nginx ended during the test")
+	default:
+		_ = s.cmd.Process.Signal(syscall.SIGTERM)
+		select {
+		case <-s.done:
+		case <-time.After(stopTimeout):
+			t.Errorf("nginx still runs %v after SIGTERM", stopTimeout)
+		}
+	}
+	s.kill()
+
+	log := s.ErrorLog()
+	for line := range strings.Lines(log) {
+		if strings.Contains(line, "[alert]") || strings.Contains(line, "[emerg]") ||
+			strings.Contains(line, "[crit]") {
+			t.Errorf("error log: %s", line)
+		}
+	}
+
+	if t.Failed() {
+		t.Logf("error log of nginx:\n%s", tail(log, 200))
+	}
+}
+
+// kill ends whatever is left of the process group.
+func (s *Server) kill() {
+	_ = syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL)
+	<-s.done
+}
+
+// ErrorLog is what nginx has logged so far.
+func (s *Server) ErrorLog() string {
+	log, err := os.ReadFile(filepath.Join(s.Dir, "error.log"))
+	if err != nil {
+		return err.Error() + "\n"
+	}
+
+	return string(log)
+}
+
+func (s *Server) expand(text string) string {
+	pairs := []string{"${dir}", s.Dir}
+	for i, addr := range s.Addrs {
+		pairs = append(pairs, fmt.Sprintf("${addr%d}", i), addr)
+	}
+
+	return strings.NewReplacer(pairs...).Replace(text)
+}
+
+// freeAddrs holds all ports until the last one is chosen, so that they differ.
+func freeAddrs(n int) ([]string, error) {
+	var addrs []string
+	for range n {
+		l, err := net.Listen("tcp4", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		defer l.Close()
+		addrs = append(addrs, l.Addr().String())
+	}
+
+	return addrs, nil
+}
+
+func tail(text string, n int) string {
+	lines := strings.SplitAfter(text, "\n")
+
+	return strings.Join(lines[max(0, len(lines)-n-1):], "")
+}

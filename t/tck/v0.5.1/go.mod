@@ -1,0 +1,12 @@
+module ngx-http-wasm-handler/tck/v0.5.1
+
+go 1.26
+
+require (
+	github.com/http-wasm/http-wasm-host-go v0.5.1
+	ngx-http-wasm-handler/tck/harness v0.0.0
+)
+
+require github.com/tetratelabs/wazero v1.2.0 // indirect
+
+replace ngx-http-wasm-handler/tck/harness => ../harness
