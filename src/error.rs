@@ -6,6 +6,7 @@
 //! Nothing here is meant for a client.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::abi::Features;
 use crate::host::Refusal;
@@ -137,6 +138,11 @@ pub struct Exit {
     pub code: u32,
 }
 
+/// A guest used up its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the time limit was reached")]
+pub(crate) struct Timeout;
+
 /// Why a call into a guest did not return.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -157,6 +163,11 @@ pub enum Cause {
         /// The most this guest may have.
         limit_bytes: usize,
     },
+    /// The call ran for too long.
+    Timeout {
+        /// What it may run, waiting not counted.
+        limit: Duration,
+    },
     /// An earlier call ended badly, and this one was not started.
     Poisoned,
 }
@@ -174,6 +185,11 @@ impl fmt::Display for Cause {
             } => write!(
                 f,
                 "{trap} (memory could not grow to {wanted_bytes} bytes, the limit is {limit_bytes})"
+            ),
+            Cause::Timeout { limit } => write!(
+                f,
+                "ran for longer than {} ms and was stopped",
+                limit.as_millis()
             ),
             Cause::Poisoned => f.write_str("the instance failed before and cannot be used again"),
         }

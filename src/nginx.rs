@@ -22,6 +22,7 @@ mod spool;
 mod task;
 mod uri;
 mod variables;
+mod worker;
 
 #[cfg(test)]
 mod tests;
@@ -53,6 +54,7 @@ pub(crate) static mut ngx_http_wasm_handler_module: ngx_module_t = ngx_module_t 
     ctx: addr_of!(MODULE_CTX).cast_mut().cast(),
     commands: addr_of_mut!(directives::COMMANDS).cast(),
     type_: NGX_HTTP_MODULE as ngx_uint_t,
+    exit_process: Some(worker::exit_process),
     ..ngx_module_t::default()
 };
 
@@ -116,6 +118,9 @@ unsafe extern "C" fn postconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
                      bindings; build it again for this nginx"
                 ),
             );
+            return ERROR;
+        }
+        if conf::load_unused(cf).is_err() {
             return ERROR;
         }
         // SAFETY: postconfiguration runs inside the http block, once, after its directives.

@@ -4,12 +4,17 @@
 pub mod guest;
 pub mod instance;
 pub mod pool;
+pub mod ticker;
 pub mod wasi;
 
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use wasmtime::Module;
 use wasmtime::{Config, ResourceLimiter, WasmBacktraceDetails};
-pub use wasmtime::{Engine, Module};
 
 use crate::error::LoadError;
+use ticker::Pace;
 
 /// Where compilation may run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,9 +26,34 @@ pub enum Compile {
     Parallel,
 }
 
-/// An engine. What one compiles and serializes the other loads, whatever their [`Compile`] is.
-pub fn engine(compile: Compile) -> Result<Engine, LoadError> {
-    Engine::new(&config(compile)).map_err(|error| LoadError::Engine(describe(&error)))
+/// Compiles and runs guests. A clone is the same engine.
+#[derive(Clone)]
+pub struct Engine {
+    wasm: wasmtime::Engine,
+    pace: Arc<Pace>,
+}
+
+impl Engine {
+    /// An engine. What one compiles and serializes the other loads, whatever their [`Compile`] is.
+    pub fn new(compile: Compile) -> Result<Self, LoadError> {
+        match wasmtime::Engine::new(&config(compile)) {
+            Ok(wasm) => Ok(Engine {
+                wasm,
+                pace: Arc::default(),
+            }),
+            Err(error) => Err(LoadError::Engine(describe(&error))),
+        }
+    }
+
+    /// The engine underneath.
+    pub fn wasm(&self) -> &wasmtime::Engine {
+        &self.wasm
+    }
+
+    /// What polls of this engine's guests are bracketed with.
+    pub fn pace(&self) -> &Arc<Pace> {
+        &self.pace
+    }
 }
 
 fn config(compile: Compile) -> Config {
@@ -74,8 +104,8 @@ pub(crate) fn describe(error: &wasmtime::Error) -> String {
     text.replace(char::is_control, "?")
 }
 
-/// What one instance may use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What one instance and one call may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Limits {
     /// Linear memory. Growing beyond it fails as the specification of WebAssembly has it: the
     /// guest gets -1.
@@ -83,15 +113,23 @@ pub struct Limits {
     /// Elements of one table, eight bytes each. A table holds about as many as a guest has
     /// functions whose address is taken.
     pub table_elements: usize,
+    /// What one call may run before it gives way to others. Measured by a [`ticker::Ticker`]: up
+    /// to one period of it longer.
+    pub slice: Duration,
+    /// What one call may run in all; waiting does not count.
+    pub timeout: Duration,
 }
 
 impl Default for Limits {
     /// 128 MiB is what guests in Go need to be at ease; 2^20 elements (8 MiB) are forty times the
-    /// table of an 11 MB Go guest.
+    /// table of an 11 MB Go guest. 5 ms is what other requests of the worker can bear to wait, and
+    /// a second is more than any filter should want.
     fn default() -> Self {
         Limits {
             memory_bytes: 128 << 20,
             table_elements: 1 << 20,
+            slice: Duration::from_millis(5),
+            timeout: Duration::from_secs(1),
         }
     }
 }

@@ -19,7 +19,7 @@ use super::log::WARN;
 use super::plugin::Plugin;
 use super::request::Request;
 use super::spool::Body;
-use super::task::{self, Called, Progress};
+use super::task::{self, Call, Called, Progress};
 use super::uri;
 
 /// `ngx_http_handler_pt` of the ACCESS phase.
@@ -111,8 +111,7 @@ fn begin(ctx: &Rc<Ctx>, plugin: &Rc<Plugin>) {
         early: Body::default(),
         request: None,
     });
-    let call = task::request(Rc::clone(plugin), Rc::clone(ctx));
-    *ctx.call.borrow_mut() = Some(Box::pin(call));
+    *ctx.call.borrow_mut() = Some(Call::request(plugin, ctx));
     ctx.enter(Stage::CallingRequest);
 }
 
@@ -124,36 +123,29 @@ fn finish(ctx: &Rc<Ctx>, called: Called) -> Result<Option<ngx_int_t>, NoMemory> 
         Called::Passed {
             lease,
             ctx: guest_ctx,
+            needs_body,
         } => {
-            let (own, request, written, dirty) = ctx
-                .with_io(|io| {
-                    (
-                        std::mem::take(&mut io.own),
-                        io.request.take(),
-                        io.request_written.take(),
-                        std::mem::take(&mut io.dirty),
-                    )
-                })
-                .unwrap_or_default();
-            {
-                let mut levels = ctx.levels.borrow_mut();
-                if let Some(level) = levels.last_mut() {
-                    level.early = own;
-                    level.request = request;
-                    level.state = LevelState::Owed {
-                        lease,
-                        ctx: guest_ctx,
-                    };
-                }
+            let plugin = Rc::clone(lease.plugin());
+            if let Some(level) = ctx.levels.borrow_mut().last_mut() {
+                // From here on the guest is owed its handle_response, whatever happens.
+                level.state = LevelState::Owed {
+                    lease,
+                    ctx: guest_ctx,
+                };
+                level.early = ctx
+                    .with_io(|io| std::mem::take(&mut io.own))
+                    .unwrap_or_default();
             }
-            if let Some(written) = written {
-                let keep = body::replace(r, written)?;
-                ctx.keep(keep);
-                headers_in::forget_variables(r);
-            } else if dirty {
-                headers_in::forget_variables(r);
+            if needs_body {
+                *ctx.call.borrow_mut() = Some(Call::receive(&plugin, ctx));
+            } else {
+                pass(ctx)?;
             }
-            ctx.enter(Stage::Passed);
+            Ok(None)
+        }
+        Called::Received => {
+            ctx.with_io(|io| io.request.get_or_insert_with(|| body::reader(r)).rewind());
+            pass(ctx)?;
             Ok(None)
         }
         Called::Answered => {
@@ -170,6 +162,32 @@ fn finish(ctx: &Rc<Ctx>, called: Called) -> Result<Option<ngx_int_t>, NoMemory> 
             Ok(Some(INTERNAL_SERVER_ERROR))
         }
     }
+}
+
+/// The guest is through with the request: what comes after it sees what it made of it.
+fn pass(ctx: &Rc<Ctx>) -> Result<(), NoMemory> {
+    let r = ctx.request();
+    let (request, written, dirty) = ctx
+        .with_io(|io| {
+            (
+                io.request.take(),
+                io.request_written.take(),
+                std::mem::take(&mut io.dirty),
+            )
+        })
+        .unwrap_or_default();
+    if let Some(level) = ctx.levels.borrow_mut().last_mut() {
+        level.request = request;
+    }
+    let replaced = written.is_some();
+    if let Some(written) = written {
+        ctx.keep(body::replace(r, written)?);
+    }
+    if replaced || dirty {
+        headers_in::forget_variables(r);
+    }
+    ctx.enter(Stage::Passed);
+    Ok(())
 }
 
 /// Nothing of a failed guest's reaches the client; what the guests before it set for the response

@@ -19,7 +19,7 @@ use super::exchange::Exchange;
 use super::log::{Escaped, Log};
 use crate::error::LoadError;
 use crate::runtime::guest::{self, Guest, Settings};
-use crate::runtime::{self, Compile, Engine, Module};
+use crate::runtime::{Compile, Engine, Module};
 
 /// What compiling and starting one guest may take. The largest guest known (12 MB of Go) takes 11 s
 /// on one core of 2025; ten times that is a guest that hangs.
@@ -103,7 +103,7 @@ pub(crate) fn try_out(
         Some((&COMPILED, bytes)) => {
             // SAFETY: the bytes are what Module::serialize made a moment ago in a child of this
             // very process and binary; nobody else can write to that pipe.
-            let module = unsafe { Module::deserialize(engine, bytes) }.map_err(|error| {
+            let module = unsafe { Module::deserialize(engine.wasm(), bytes) }.map_err(|error| {
                 Failure::new(format!("cannot map the compiled code: {error:#}"))
             })?;
             // Here, before the fork, so that all workers share the image of the guest's memory.
@@ -175,7 +175,7 @@ fn attempt(
     let (engine, module, compiled) = match source {
         Source::Module(module) => (engine, module.clone(), false),
         Source::Bytes(bytes) => {
-            own = runtime::engine(Compile::Parallel)?;
+            own = Engine::new(Compile::Parallel)?;
             (&own, guest::compile(&own, bytes)?, true)
         }
     };

@@ -7,20 +7,22 @@ use std::ffi::{c_char, c_void};
 use std::fmt;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use nginx_sys::{ngx_conf_t, ngx_pool_cleanup_add};
 
 use super::child::{self, Source};
-use super::directives::{Cf, ConfError, Line, read};
+use super::directives::{Cf, Line, read};
 use super::ffi::guard;
 use super::log::Escaped;
 use super::plugin::Plugin;
 use super::request::Request;
 use super::spool::Room;
+use super::worker;
 use crate::error::LoadError;
 use crate::runtime::guest::{Guest, Settings};
-use crate::runtime::{self, Compile, Engine, Limits, Module};
+use crate::runtime::{Compile, Engine, Limits, Module};
 
 /// `NGX_CONF_ERROR`: the reason is in the log.
 pub(crate) const CONF_ERROR: *mut c_char = std::ptr::without_provenance_mut(usize::MAX);
@@ -42,6 +44,7 @@ struct Key {
     path: Vec<u8>,
     name: String,
     config: Bytes,
+    limits: Limits,
 }
 
 impl MainConf {
@@ -71,35 +74,39 @@ impl Drop for MainConf {
     }
 }
 
-/// What a location has.
+/// What a location has. `None` and [`Lines::Inherit`] mean that the level above decides.
 #[derive(Default)]
 pub(crate) struct LocConf {
-    pub(crate) guests: Guests,
+    pub(crate) lines: Lines,
+    /// The guests of `lines`, once all directives of the level are known.
+    guests: Vec<Rc<Plugin>>,
     /// `http_wasm_response_buffer`.
     pub(crate) response_buffer: Option<Room>,
+    /// `http_wasm_memory_limit`, in bytes.
+    pub(crate) memory_limit: Option<usize>,
+    /// `http_wasm_timeout`.
+    pub(crate) timeout: Option<Duration>,
+    /// `http_wasm_slice`.
+    pub(crate) slice: Option<Duration>,
 }
 
+/// The `http_wasm` lines of a level.
 #[derive(Default, Clone)]
-pub(crate) enum Guests {
-    /// No `http_wasm` here: the level above decides.
+pub(crate) enum Lines {
+    /// None.
     #[default]
     Inherit,
     /// `http_wasm off`.
     Off,
     /// In the order of requests; responses go backwards.
-    List(Vec<Rc<Plugin>>),
+    List(Vec<Rc<Line>>),
 }
 
 impl LocConf {
     /// The guests of the location the request is in; empty where there are none.
     pub(crate) fn guests<'a>(r: Request) -> &'a [Rc<Plugin>] {
-        match r.loc_conf::<LocConf>(super::ctx_index()) {
-            Some(LocConf {
-                guests: Guests::List(list),
-                ..
-            }) => list,
-            _ => &[],
-        }
+        r.loc_conf::<LocConf>(super::ctx_index())
+            .map_or(&[], |conf| &conf.guests)
     }
 
     /// How much of a response may be held, and how much of that in memory.
@@ -138,20 +145,68 @@ pub(crate) unsafe extern "C" fn create_loc_conf(cf: *mut ngx_conf_t) -> *mut c_v
 }
 
 pub(crate) unsafe extern "C" fn merge_loc_conf(
-    _cf: *mut ngx_conf_t,
+    cf: *mut ngx_conf_t,
     parent: *mut c_void,
     child: *mut c_void,
 ) -> *mut c_char {
     guard(CONF_ERROR, || {
-        // SAFETY: both are what create_loc_conf returned, and different ones.
-        let (parent, child) =
-            unsafe { (&*parent.cast::<LocConf>(), &mut *child.cast::<LocConf>()) };
-        if matches!(child.guests, Guests::Inherit) {
-            child.guests = parent.guests.clone();
+        // SAFETY: both are what create_loc_conf returned, and different ones; the main conf is
+        // another object, and merging happens inside the http block.
+        let (parent, child, main) = unsafe {
+            (
+                &*parent.cast::<LocConf>(),
+                &mut *child.cast::<LocConf>(),
+                main_conf(cf),
+            )
+        };
+        child.inherit(parent);
+        // SAFETY: for this callback.
+        let cf = unsafe { Cf::new(cf) };
+        match child.load(&cf, main) {
+            Ok(()) => std::ptr::null_mut(),
+            Err(Reported) => CONF_ERROR,
         }
-        child.response_buffer = child.response_buffer.or(parent.response_buffer);
-        std::ptr::null_mut()
     })
+}
+
+impl LocConf {
+    fn inherit(&mut self, parent: &LocConf) {
+        if matches!(self.lines, Lines::Inherit) {
+            self.lines = parent.lines.clone();
+        }
+        self.response_buffer = self.response_buffer.or(parent.response_buffer);
+        self.memory_limit = self.memory_limit.or(parent.memory_limit);
+        self.timeout = self.timeout.or(parent.timeout);
+        self.slice = self.slice.or(parent.slice);
+    }
+
+    /// What one instance and one call may use in this location.
+    fn limits(&self) -> Limits {
+        let default = Limits::default();
+        Limits {
+            memory_bytes: self.memory_limit.unwrap_or(default.memory_bytes),
+            timeout: self.timeout.unwrap_or(default.timeout),
+            slice: self.slice.unwrap_or(default.slice),
+            ..default
+        }
+    }
+
+    /// Loads the guests of this level, all of whose directives are known now.
+    fn load(&mut self, cf: &Cf, main: &mut MainConf) -> Result<(), Reported> {
+        // SAFETY: a plain integer that nginx sets before it reads a configuration.
+        let process = unsafe { nginx_sys::ngx_process };
+        if process == nginx_sys::NGX_PROCESS_SIGNALLER as usize {
+            // `nginx -s ...` reads the configuration only to find the pid file.
+            return Ok(());
+        }
+        let Lines::List(lines) = &self.lines else {
+            return Ok(());
+        };
+        for line in lines {
+            self.guests.push(main.plugin(cf, line, self.limits())?);
+        }
+        Ok(())
+    }
 }
 
 /// The main configuration of the cycle that is being read.
@@ -170,31 +225,38 @@ pub(crate) unsafe fn main_conf<'a>(cf: *mut ngx_conf_t) -> &'a mut MainConf {
 impl MainConf {
     /// The guest a line asks for: one that is loaded already, or a new one, compiled and started
     /// once in a process of its own.
-    pub(crate) fn plugin(&mut self, cf: &Cf, line: Line) -> Result<Rc<Plugin>, ConfError> {
+    fn plugin(&mut self, cf: &Cf, line: &Line, limits: Limits) -> Result<Rc<Plugin>, Reported> {
         let key = Key {
             path: line.path.clone(),
             name: line.name.clone(),
             config: line.config.clone(),
+            limits,
         };
         if let Some(plugin) = self.plugins.get(&key) {
             return Ok(Rc::clone(plugin));
         }
         let settings = Settings {
-            name: line.name,
-            config: line.config,
-            limits: Limits::default(),
+            name: line.name.clone(),
+            config: line.config.clone(),
+            limits,
             env: Vec::new(),
             dirs: Vec::new(),
         };
-        let guest = self.load(cf, &line.path, settings).map_err(|reason| {
-            ConfError::new(format!(
-                "http_wasm guest \"{}\": {reason}",
-                Escaped(&line.path)
-            ))
-        })?;
-        let plugin = Rc::new(Plugin::new(guest));
-        self.plugins.insert(key, Rc::clone(&plugin));
-        Ok(plugin)
+        match self.load(cf, &line.path, settings) {
+            Ok(guest) => {
+                worker::note_slice(limits.slice);
+                let engine = self.engine.clone().ok_or(Reported)?;
+                let plugin = Rc::new(Plugin::new(guest, engine));
+                self.plugins.insert(key, Rc::clone(&plugin));
+                Ok(plugin)
+            }
+            Err(reason) => {
+                let path = Escaped(&line.path);
+                line.place
+                    .report(cf, format_args!("http_wasm guest \"{path}\": {reason}"));
+                Err(Reported)
+            }
+        }
     }
 
     fn load(
@@ -210,7 +272,7 @@ impl MainConf {
         let engine = match &self.engine {
             Some(engine) => engine.clone(),
             // Serial: no thread may ever start in the process that forks the workers.
-            None => runtime::engine(Compile::Serial).map_err(failed)?,
+            None => Engine::new(Compile::Serial).map_err(failed)?,
         };
         self.engine = Some(engine.clone());
         let tried = match self.modules.get(path) {
@@ -237,6 +299,33 @@ impl MainConf {
         Guest::new(&engine, &module, settings).map_err(failed)
     }
 }
+
+/// Loads the guests of the `http` level that no server or location has loaded: a bad one is an error
+/// even where nobody uses it yet.
+pub(crate) fn load_unused(cf: *mut ngx_conf_t) -> Result<(), Reported> {
+    // SAFETY: for this callback, inside the http block, whose own location configuration is the one
+    // create_loc_conf made for it; the main conf is another object.
+    let (cf, main, http) = unsafe {
+        let ctx = (*cf).ctx.cast::<nginx_sys::ngx_http_conf_ctx_t>();
+        let http = (*(*ctx).loc_conf.add(super::ctx_index())).cast::<LocConf>();
+        (Cf::new(cf), main_conf(cf), &mut *http)
+    };
+    let Lines::List(lines) = &http.lines else {
+        return Ok(());
+    };
+    let unused = |line: &&Rc<Line>| {
+        !main
+            .plugins
+            .keys()
+            .any(|key| key.path == line.path && key.name == line.name && key.config == line.config)
+    };
+    let lines: Vec<_> = lines.iter().filter(unused).cloned().collect();
+    http.lines = Lines::List(lines);
+    http.load(&cf, main)
+}
+
+/// A configuration error that has been logged.
+pub(crate) struct Reported;
 
 fn one_line(error: &impl fmt::Display) -> String {
     Escaped(error.to_string().as_bytes()).to_string()

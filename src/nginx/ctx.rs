@@ -87,6 +87,11 @@ pub(crate) struct Level {
 }
 
 impl Level {
+    /// Whether its `handle_request` has not returned.
+    pub(crate) const fn is_calling(&self) -> bool {
+        matches!(self.state, LevelState::Once)
+    }
+
     /// Whether it is owed a `handle_response` with the whole body.
     pub(crate) fn buffers_response(&mut self) -> bool {
         match &mut self.state {

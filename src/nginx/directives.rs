@@ -2,16 +2,20 @@
 //! ([`Cf`]). What is wrong is said with file, line, value and what was expected.
 
 use std::ffi::{CStr, c_char, c_void};
+use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use nginx_sys::{
-    NGX_CONF_1MORE, NGX_CONF_TAKE12, NGX_HTTP_LOC_CONF, NGX_HTTP_MAIN_CONF, NGX_HTTP_SRV_CONF,
-    ngx_command_t, ngx_conf_full_name, ngx_conf_log_error, ngx_conf_t, ngx_str_t, ngx_uint_t,
+    NGX_CONF_1MORE, NGX_CONF_TAKE1, NGX_CONF_TAKE12, NGX_HTTP_LOC_CONF, NGX_HTTP_MAIN_CONF,
+    NGX_HTTP_SRV_CONF, ngx_command_t, ngx_conf_full_name, ngx_conf_log_error, ngx_conf_t,
+    ngx_str_t, ngx_uint_t,
 };
 
-use super::conf::{CONF_ERROR, Guests, LocConf, MainConf, main_conf};
+use super::conf::{CONF_ERROR, Lines, LocConf};
 use super::ffi::{bytes, guard};
 use super::headers_in::constant;
 use super::log::{Escaped, Log};
@@ -20,21 +24,51 @@ use super::spool::Room;
 const EMERG: ngx_uint_t = nginx_sys::NGX_LOG_EMERG as ngx_uint_t;
 const WARN: ngx_uint_t = nginx_sys::NGX_LOG_WARN as ngx_uint_t;
 
+/// The C entry of a setter.
+macro_rules! directive {
+    ($setter:ident) => {{
+        unsafe extern "C" fn entry(
+            cf: *mut ngx_conf_t,
+            _cmd: *mut ngx_command_t,
+            conf: *mut c_void,
+        ) -> *mut c_char {
+            // SAFETY: nginx's parser calls it for a directive of the table below.
+            unsafe { set(cf, conf, $setter) }
+        }
+        entry
+    }};
+}
+
 /// The module's directives.
-pub(crate) static mut COMMANDS: [ngx_command_t; 3] = [
-    command(c"http_wasm", NGX_CONF_1MORE, http_wasm),
+pub(crate) static mut COMMANDS: [ngx_command_t; 6] = [
+    command(c"http_wasm", NGX_CONF_1MORE, directive!(http_wasm)),
+    command(
+        c"http_wasm_memory_limit",
+        NGX_CONF_TAKE1,
+        directive!(http_wasm_memory_limit),
+    ),
     command(
         c"http_wasm_response_buffer",
         NGX_CONF_TAKE12,
-        http_wasm_response_buffer,
+        directive!(http_wasm_response_buffer),
+    ),
+    command(
+        c"http_wasm_slice",
+        NGX_CONF_TAKE1,
+        directive!(http_wasm_slice),
+    ),
+    command(
+        c"http_wasm_timeout",
+        NGX_CONF_TAKE1,
+        directive!(http_wasm_timeout),
     ),
     ngx_command_t::empty(),
 ];
 
-type Setter = unsafe extern "C" fn(*mut ngx_conf_t, *mut ngx_command_t, *mut c_void) -> *mut c_char;
+type Entry = unsafe extern "C" fn(*mut ngx_conf_t, *mut ngx_command_t, *mut c_void) -> *mut c_char;
 
 /// A directive of http, server and location.
-const fn command(name: &'static CStr, arguments: u32, set: Setter) -> ngx_command_t {
+const fn command(name: &'static CStr, arguments: u32, set: Entry) -> ngx_command_t {
     ngx_command_t {
         name: constant(name),
         type_: (NGX_HTTP_MAIN_CONF | NGX_HTTP_SRV_CONF | NGX_HTTP_LOC_CONF | arguments)
@@ -53,14 +87,14 @@ const fn command(name: &'static CStr, arguments: u32, set: Setter) -> ngx_comman
 unsafe fn set(
     cf: *mut ngx_conf_t,
     conf: *mut c_void,
-    setter: fn(&Cf, &mut MainConf, &mut LocConf) -> Result<(), ConfError>,
+    setter: fn(&Cf, &mut LocConf) -> Result<(), ConfError>,
 ) -> *mut c_char {
     guard(CONF_ERROR, || {
         let cf = Cf(cf);
-        // SAFETY: `conf` is what create_loc_conf returned for the level being read; the main conf
-        // is another object.
-        let (loc, main) = unsafe { (&mut *conf.cast::<LocConf>(), main_conf(cf.0)) };
-        match setter(&cf, main, loc) {
+        // SAFETY: `conf` is what create_loc_conf returned for the level being read, and nobody else
+        // looks at it now.
+        let loc = unsafe { &mut *conf.cast::<LocConf>() };
+        match setter(&cf, loc) {
             Ok(()) => std::ptr::null_mut(),
             Err(error) => {
                 cf.report(EMERG, &error.reason);
@@ -68,26 +102,6 @@ unsafe fn set(
             }
         }
     })
-}
-
-/// `http_wasm off | PATH [name=N] [config=STR] [config_file=F];`
-unsafe extern "C" fn http_wasm(
-    cf: *mut ngx_conf_t,
-    _cmd: *mut ngx_command_t,
-    conf: *mut c_void,
-) -> *mut c_char {
-    // SAFETY: nginx calls it for the table above.
-    unsafe { set(cf, conf, set_http_wasm) }
-}
-
-/// `http_wasm_response_buffer SIZE [max=SIZE];`
-unsafe extern "C" fn http_wasm_response_buffer(
-    cf: *mut ngx_conf_t,
-    _cmd: *mut ngx_command_t,
-    conf: *mut c_void,
-) -> *mut c_char {
-    // SAFETY: nginx calls it for the table above.
-    unsafe { set(cf, conf, set_response_buffer) }
 }
 
 /// A configuration error; the text goes after nginx's "[emerg]" and before " in FILE:LINE".
@@ -103,7 +117,8 @@ impl ConfError {
     }
 }
 
-fn set_http_wasm(cf: &Cf, main: &mut MainConf, loc: &mut LocConf) -> Result<(), ConfError> {
+/// `http_wasm off | PATH [name=N] [config=STR] [config_file=F];`
+fn http_wasm(cf: &Cf, loc: &mut LocConf) -> Result<(), ConfError> {
     let args = cf.args();
     let Some((&path, parameters)) = args.get(1..).and_then(<[_]>::split_first) else {
         return Err(ConfError::new(
@@ -111,26 +126,20 @@ fn set_http_wasm(cf: &Cf, main: &mut MainConf, loc: &mut LocConf) -> Result<(), 
         ));
     };
     if path == b"off" && parameters.is_empty() {
-        return match loc.guests {
-            Guests::Inherit => {
-                loc.guests = Guests::Off;
+        return match loc.lines {
+            Lines::Inherit => {
+                loc.lines = Lines::Off;
                 Ok(())
             }
-            Guests::Off => Err(ConfError::new("\"http_wasm off\" is duplicate")),
-            Guests::List(_) => Err(beside_off()),
+            Lines::Off => Err(ConfError::new("\"http_wasm off\" is duplicate")),
+            Lines::List(_) => Err(beside_off()),
         };
     }
-    let line = Line::parse(cf, path, parameters)?;
-    // SAFETY: a plain integer that nginx sets before it reads a configuration.
-    if unsafe { nginx_sys::ngx_process } == nginx_sys::NGX_PROCESS_SIGNALLER as ngx_uint_t {
-        // `nginx -s …` reads the configuration only to find the pid file.
-        return Ok(());
-    }
-    let plugin = main.plugin(cf, line)?;
-    match &mut loc.guests {
-        Guests::Inherit => loc.guests = Guests::List(vec![plugin]),
-        Guests::Off => return Err(beside_off()),
-        Guests::List(list) => list.push(plugin),
+    let line = Rc::new(Line::parse(cf, path, parameters)?);
+    match &mut loc.lines {
+        Lines::Inherit => loc.lines = Lines::List(vec![line]),
+        Lines::Off => return Err(beside_off()),
+        Lines::List(list) => list.push(line),
     }
     Ok(())
 }
@@ -139,10 +148,8 @@ fn beside_off() -> ConfError {
     ConfError::new("\"http_wasm off\" cannot stand beside other \"http_wasm\" on one level")
 }
 
-fn set_response_buffer(cf: &Cf, _: &mut MainConf, loc: &mut LocConf) -> Result<(), ConfError> {
-    if loc.response_buffer.is_some() {
-        return Err(ConfError::new("\"http_wasm_response_buffer\" is duplicate"));
-    }
+/// `http_wasm_response_buffer SIZE [max=SIZE];`
+fn http_wasm_response_buffer(cf: &Cf, loc: &mut LocConf) -> Result<(), ConfError> {
     let args = cf.args();
     let mut room = Room::RESPONSE;
     let mut max = None;
@@ -168,8 +175,69 @@ fn set_response_buffer(cf: &Cf, _: &mut MainConf, loc: &mut LocConf) -> Result<(
             room.max, room.memory
         )));
     }
-    loc.response_buffer = Some(room);
-    Ok(())
+    once(cf, &mut loc.response_buffer, room)
+}
+
+/// `http_wasm_memory_limit SIZE;`
+fn http_wasm_memory_limit(cf: &Cf, loc: &mut LocConf) -> Result<(), ConfError> {
+    const PAGE: u64 = 64 << 10;
+    let arg = cf.argument()?;
+    let bytes = size(arg, arg)?;
+    // What 32-bit pointers reach.
+    if !(PAGE..=4 << 30).contains(&bytes) {
+        return Err(ConfError::new(format!(
+            "invalid value \"{}\": expected 64k, one page of memory, to 4g",
+            Escaped(arg)
+        )));
+    }
+    once(
+        cf,
+        &mut loc.memory_limit,
+        usize::try_from(bytes).unwrap_or(usize::MAX),
+    )
+}
+
+/// `http_wasm_slice TIME;`
+fn http_wasm_slice(cf: &Cf, loc: &mut LocConf) -> Result<(), ConfError> {
+    let time = time(cf.argument()?)?;
+    once(cf, &mut loc.slice, time)
+}
+
+/// `http_wasm_timeout TIME;`
+fn http_wasm_timeout(cf: &Cf, loc: &mut LocConf) -> Result<(), ConfError> {
+    let time = time(cf.argument()?)?;
+    once(cf, &mut loc.timeout, time)
+}
+
+/// Sets what may be set once on a level.
+fn once<T>(cf: &Cf, slot: &mut Option<T>, value: T) -> Result<(), ConfError> {
+    match slot.replace(value) {
+        None => Ok(()),
+        Some(_) => {
+            let name = cf.args().first().copied().unwrap_or_default();
+            Err(ConfError::new(format!(
+                "\"{}\" directive is duplicate",
+                Escaped(name)
+            )))
+        }
+    }
+}
+
+/// A time as nginx writes it, at least a millisecond.
+fn time(arg: &[u8]) -> Result<Duration, ConfError> {
+    let mut text = ngx_str_t {
+        len: arg.len(),
+        data: arg.as_ptr().cast_mut(),
+    };
+    // SAFETY: the string is a word of the configuration; the function only reads it.
+    let ms = unsafe { nginx_sys::ngx_parse_time(&raw mut text, 0) };
+    match u64::try_from(ms) {
+        Ok(ms) if ms > 0 => Ok(Duration::from_millis(ms)),
+        _ => Err(ConfError::new(format!(
+            "invalid value \"{}\": expected a time such as 5ms or 1s",
+            Escaped(arg)
+        ))),
+    }
 }
 
 /// A size as nginx writes it: a number with k, m or g.
@@ -193,6 +261,23 @@ pub(crate) struct Line {
     pub(crate) path: Vec<u8>,
     pub(crate) name: String,
     pub(crate) config: Bytes,
+    /// Where it stands.
+    pub(crate) place: Place,
+}
+
+/// A line of a configuration file.
+pub(crate) struct Place {
+    file: Vec<u8>,
+    line: usize,
+}
+
+impl Place {
+    /// Reports a configuration error that shows after the line was read.
+    pub(crate) fn report(&self, cf: &Cf, text: fmt::Arguments<'_>) {
+        let file = Escaped(&self.file);
+        cf.log()
+            .write(EMERG, format_args!("{text} in {file}:{}", self.line));
+    }
 }
 
 impl Line {
@@ -230,6 +315,7 @@ impl Line {
             path,
             name,
             config: config.unwrap_or_default(),
+            place: cf.place(),
         })
     }
 }
@@ -277,6 +363,38 @@ impl Cf {
                 .iter()
                 .map(|&word| bytes(word))
                 .collect()
+        }
+    }
+
+    /// # Safety
+    /// For one callback that got `cf` from nginx.
+    pub(crate) unsafe fn new(cf: *mut ngx_conf_t) -> Self {
+        Cf(cf)
+    }
+
+    /// The only argument of a directive that takes one.
+    fn argument(&self) -> Result<&[u8], ConfError> {
+        match self.args().as_slice() {
+            [_, argument] => Ok(argument),
+            _ => Err(ConfError::new("expected one argument")),
+        }
+    }
+
+    /// Where the directive that is being read stands.
+    fn place(&self) -> Place {
+        // SAFETY: conf_file is the file being read during a directive's callback; null for
+        // directives from the command line.
+        unsafe {
+            match (*self.0).conf_file.as_ref() {
+                Some(file) => Place {
+                    file: bytes(file.file.name).to_vec(),
+                    line: file.line,
+                },
+                None => Place {
+                    file: b"the command line".to_vec(),
+                    line: 0,
+                },
+            }
         }
     }
 

@@ -16,7 +16,7 @@ use nginx_sys::{
 
 use super::chain::{self, Out};
 use super::conf::LocConf;
-use super::ctx::{Ctx, LevelState, Mode, Stage};
+use super::ctx::{Ctx, Level, LevelState, Mode, Stage};
 use super::ffi::{AGAIN, BAD_GATEWAY, ERROR, INTERNAL_SERVER_ERROR, NoMemory, OK, guard};
 use super::headers_out::{self, Outside, Validators, trailers};
 use super::log::ERR;
@@ -24,7 +24,7 @@ use super::output::Output;
 use super::reply::{Change, Flow, Reply};
 use super::request::{HEAD, Request};
 use super::spool::{Body, SpoolError};
-use super::task::{self, Called, Progress};
+use super::task::{self, Call, Called, Progress};
 
 static mut NEXT_HEADER_FILTER: ngx_http_output_header_filter_pt = None;
 static mut NEXT_BODY_FILTER: ngx_http_output_body_filter_pt = None;
@@ -111,7 +111,11 @@ fn on_header(ctx: &Rc<Ctx>) -> Result<ngx_int_t, NoMemory> {
         // nginx made another response while a guest was waiting or a body was being collected.
         Stage::CallingRequest => {
             ctx.cancel();
-            ctx.with_io(|io| io.early = std::mem::take(&mut io.saved));
+            let in_call = ctx.levels.borrow().last().is_some_and(Level::is_calling);
+            if in_call {
+                // Nothing of a call that did not return.
+                ctx.with_io(|io| io.early = std::mem::take(&mut io.saved));
+            }
         }
         Stage::CallingResponse | Stage::Collecting => {
             ctx.cancel();
@@ -224,8 +228,7 @@ fn call(ctx: &Rc<Ctx>, body: bool) {
         io.response_emptied = false;
         io.outside = Outside::of(r);
     });
-    let call = task::response(lease, Rc::clone(ctx), guest_ctx);
-    *ctx.call.borrow_mut() = Some(Box::pin(call));
+    *ctx.call.borrow_mut() = Some(Call::response(lease, ctx, guest_ctx));
     ctx.enter(Stage::CallingResponse);
 }
 

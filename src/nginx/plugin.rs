@@ -1,14 +1,18 @@
 //! A guest as one `http_wasm` line configures it, with its instances in this worker.
 
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::rc::Rc;
+use std::time::Duration;
 
 use nginx_sys::ngx_int_t;
 
 use super::exchange::Exchange;
 use super::ffi::{INTERNAL_SERVER_ERROR, SERVICE_UNAVAILABLE};
 use super::log::{ERR, Escaped, Log, WARN};
+use super::worker;
 use crate::error::{CallError, LoadError};
+use crate::runtime::Engine;
 use crate::runtime::guest::Guest;
 use crate::runtime::instance::Instance;
 use crate::runtime::pool::{Pool, Take};
@@ -17,6 +21,7 @@ use crate::runtime::pool::{Pool, Take};
 /// copy after the fork.
 pub(crate) struct Plugin {
     guest: Guest<Exchange>,
+    engine: Engine,
     name: Rc<str>,
     /// Made when the worker first needs it: its size is known after the whole configuration.
     pool: RefCell<Option<Pool<Instance<Exchange>>>>,
@@ -24,13 +29,18 @@ pub(crate) struct Plugin {
 }
 
 impl Plugin {
-    pub(crate) fn new(guest: Guest<Exchange>) -> Self {
+    pub(crate) fn new(guest: Guest<Exchange>, engine: Engine) -> Self {
         Plugin {
+            engine,
             name: guest.name().into(),
             guest,
             pool: RefCell::default(),
             odd_next: Cell::new(false),
         }
+    }
+
+    pub(crate) const fn engine(&self) -> &Engine {
+        &self.engine
     }
 
     pub(crate) const fn guest(&self) -> &Guest<Exchange> {
@@ -43,6 +53,7 @@ impl Plugin {
 
     /// A place in the pool: an idle instance, or leave to make one.
     pub(crate) fn lease(plugin: &Rc<Plugin>) -> Result<Lease, Fault> {
+        worker::keep_time(&plugin.engine).map_err(Fault::Ticker)?;
         let mut pool = plugin.pool.borrow_mut();
         let instance = match pool.get_or_insert_with(|| Pool::new(connections())).take() {
             Take::Idle(instance) => Some(instance),
@@ -118,6 +129,12 @@ pub(crate) enum Fault {
     /// A further instance could not be started.
     #[error("cannot start an instance: {0}")]
     Start(LoadError),
+    /// The thread that measures its time could not be started.
+    #[error("cannot start a thread: {0}")]
+    Ticker(io::Error),
+    /// It used up its time in many short runs.
+    #[error("ran for longer than {} ms and was stopped", .0.as_millis())]
+    Timeout(Duration),
     /// Every instance is in use.
     #[error("all instances are in use")]
     Busy,
@@ -127,8 +144,8 @@ impl Fault {
     /// What the client gets to know of it.
     pub(crate) const fn status(&self) -> ngx_int_t {
         match self {
-            Fault::Call(_) => INTERNAL_SERVER_ERROR,
-            Fault::Start(_) | Fault::Busy => SERVICE_UNAVAILABLE,
+            Fault::Call(_) | Fault::Timeout(_) => INTERNAL_SERVER_ERROR,
+            Fault::Start(_) | Fault::Ticker(_) | Fault::Busy => SERVICE_UNAVAILABLE,
         }
     }
 
@@ -143,7 +160,7 @@ impl Fault {
         let backtrace = match self {
             Fault::Call(error) => error.backtrace(),
             Fault::Start(error) => error.backtrace(),
-            Fault::Busy => None,
+            Fault::Ticker(_) | Fault::Timeout(_) | Fault::Busy => None,
         };
         for frame in backtrace.iter().flat_map(|frames| frames.lines()) {
             log.write(

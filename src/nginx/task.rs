@@ -9,7 +9,7 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nginx_sys::{ngx_event_t, ngx_http_request_t, ngx_int_t};
 
@@ -20,6 +20,7 @@ use super::filter;
 use super::plugin::{Fault, Lease, Plugin};
 use super::request::Request;
 use crate::abi::{Features, Next};
+use crate::runtime::Limits;
 
 /// What a call that is not complete waits for.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -36,7 +37,69 @@ pub(crate) enum Want {
 }
 
 /// A guest call under way.
-pub(crate) type Call = Pin<Box<dyn Future<Output = Called>>>;
+pub(crate) struct Call {
+    plugin: Rc<Plugin>,
+    future: Pin<Box<dyn Future<Output = Called>>>,
+    /// Turns it has had, and how long they were, from the second one on: a call that never waits
+    /// needs no clock. The first one is bounded by the slice.
+    turns: u32,
+    ran: Duration,
+}
+
+impl Call {
+    /// `handle_request` of one guest.
+    pub(crate) fn request(plugin: &Rc<Plugin>, ctx: &Rc<Ctx>) -> Self {
+        let future = request(Rc::clone(plugin), Rc::clone(ctx));
+        Call::new(plugin, Box::pin(future))
+    }
+
+    /// Not a call of the guest's, which has returned: a wait for the request body on its behalf.
+    pub(crate) fn receive(plugin: &Rc<Plugin>, ctx: &Rc<Ctx>) -> Self {
+        let ctx = Rc::clone(ctx);
+        let future = async move {
+            client_body(&ctx).await;
+            Called::Received
+        };
+        Call::new(plugin, Box::pin(future))
+    }
+
+    /// `handle_response` of the guest that handled the request.
+    pub(crate) fn response(lease: Lease, ctx: &Rc<Ctx>, guest_ctx: u32) -> Self {
+        let plugin = Rc::clone(lease.plugin());
+        Call::new(
+            &plugin,
+            Box::pin(response(lease, Rc::clone(ctx), guest_ctx)),
+        )
+    }
+
+    fn new(plugin: &Rc<Plugin>, future: Pin<Box<dyn Future<Output = Called>>>) -> Self {
+        Call {
+            plugin: Rc::clone(plugin),
+            future,
+            turns: 0,
+            ran: Duration::ZERO,
+        }
+    }
+
+    /// Lets the guest run until it returns, waits, or has used up its slice.
+    fn turn(&mut self) -> Poll<Called> {
+        let began = (self.turns > 0).then(Instant::now);
+        let turn = self.plugin.engine().pace().turn(self.ran);
+        let mut context = Context::from_waker(Waker::noop());
+        let poll = self.future.as_mut().poll(&mut context);
+        drop(turn);
+        self.turns = self.turns.saturating_add(1);
+        self.ran += began.map_or(Duration::ZERO, |began| began.elapsed());
+        poll
+    }
+
+    /// Whether it has used up its time in turns too short for the ticker to see. Two slices more
+    /// than the limit, so that a guest in a loop is stopped inside, where it shows on its stack.
+    fn is_overdue(&self) -> bool {
+        let Limits { timeout, slice, .. } = self.plugin.guest().settings().limits;
+        self.ran > timeout + 2 * slice
+    }
+}
 
 /// How a guest call ended.
 pub(crate) enum Called {
@@ -48,7 +111,12 @@ pub(crate) enum Called {
         lease: Lease,
         /// The guest's request context.
         ctx: u32,
+        /// The body that it may look at again, or that its own takes the place of, must be here
+        /// before the next handler runs.
+        needs_body: bool,
     },
+    /// The request body is here.
+    Received,
     /// `handle_response` is done.
     Finished,
     /// It failed and that is logged; the client gets this status.
@@ -66,7 +134,7 @@ pub(crate) enum Progress {
 }
 
 /// `handle_request` of one guest, on an instance from its pool or a new one.
-pub(crate) async fn request(plugin: Rc<Plugin>, ctx: Rc<Ctx>) -> Called {
+async fn request(plugin: Rc<Plugin>, ctx: Rc<Ctx>) -> Called {
     let mut lease = match Plugin::lease(&plugin) {
         Ok(lease) => lease,
         Err(fault) => return failed(&plugin, &ctx, &fault),
@@ -95,25 +163,17 @@ pub(crate) async fn request(plugin: Rc<Plugin>, ctx: Rc<Ctx>) -> Called {
             let written = ctx
                 .with_io(|io| io.request_written.is_some())
                 .unwrap_or(false);
-            // The body the guest may look at again, or the one its own takes the place of, must be
-            // here before the next handler runs.
-            if written || features.contains(Features::BUFFER_REQUEST) {
-                client_body(&ctx).await;
-                ctx.with_io(|io| {
-                    io.request
-                        .get_or_insert_with(|| super::body::reader(ctx.request()));
-                });
-            }
             Called::Passed {
                 lease,
                 ctx: guest_ctx,
+                needs_body: written || features.contains(Features::BUFFER_REQUEST),
             }
         }
     }
 }
 
 /// `handle_response` of one guest, on the instance that handled the request.
-pub(crate) async fn response(mut lease: Lease, ctx: Rc<Ctx>, guest_ctx: u32) -> Called {
+async fn response(mut lease: Lease, ctx: Rc<Ctx>, guest_ctx: u32) -> Called {
     let plugin = Rc::clone(lease.plugin());
     let is_error = ctx.with_io(|io| io.mode == Mode::Ended).unwrap_or(true);
     let Some(instance) = lease.instance() else {
@@ -171,8 +231,14 @@ pub(crate) fn advance(ctx: &Rc<Ctx>) -> Progress {
         let Some(mut call) = ctx.call.borrow_mut().take() else {
             return Progress::Waiting;
         };
-        let mut context = Context::from_waker(Waker::noop());
-        if let Poll::Ready(called) = call.as_mut().poll(&mut context) {
+        if let Poll::Ready(called) = call.turn() {
+            return Progress::Done(called);
+        }
+        if call.is_overdue() {
+            let limit = call.plugin.guest().settings().limits.timeout;
+            let called = failed(&call.plugin, ctx, &Fault::Timeout(limit));
+            drop(call);
+            ctx.cancel();
             return Progress::Done(called);
         }
         *ctx.call.borrow_mut() = Some(call);
@@ -310,10 +376,8 @@ pub(crate) fn call_owed(ctx: &Rc<Ctx>) {
         if entered.is_none() {
             return;
         }
-        let mut call: Call = Box::pin(response(lease, Rc::clone(ctx), guest_ctx));
-        let mut context = Context::from_waker(Waker::noop());
         // However it ends, nobody is left to hear of it; a failure has been logged.
-        let _ = call.as_mut().poll(&mut context);
+        let _ = Call::response(lease, ctx, guest_ctx).turn();
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nginx_sys::{
     ngx_buf_t, ngx_chain_t, ngx_connection_t, ngx_create_pool, ngx_destroy_pool, ngx_file_t,
@@ -133,11 +134,13 @@ thread_local! {
 /// The descriptor of a file with three bytes and then `bytes`; open until the thread ends.
 fn temporary_file(bytes: &[u8]) -> i32 {
     use std::io::Write;
-    let path = std::env::temp_dir().join(format!(
-        "http-wasm-test-{}-{:?}",
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let name = format!(
+        "http-wasm-test-{}-{}",
         std::process::id(),
-        std::time::Instant::now()
-    ));
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    );
+    let path = std::env::temp_dir().join(name);
     let mut file = std::fs::File::options()
         .read(true)
         .write(true)

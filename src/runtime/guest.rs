@@ -2,25 +2,24 @@
 //! linking ahead, start functions. Every [`LoadError`] about a guest is born here.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use wasmtime::{
-    Engine, ExternType, FuncType, InstancePre, Linker, Module, Store, Trap, ValType, WasmBacktrace,
+    ExternType, FuncType, InstancePre, Linker, Module, Store, Trap, UpdateDeadline, ValType,
+    WasmBacktrace,
 };
 
 use super::instance::{Data, Instance, Loan};
+use super::ticker::Pace;
 use super::wasi::{self, Wasi};
-use super::{Limits, describe};
+use super::{Engine, Limits, describe};
 use crate::abi::{
     EXPORT_HANDLE_REQUEST, EXPORT_HANDLE_RESPONSE, EXPORT_MEMORY, Level, WASI_MODULE,
 };
-use crate::error::{Denial, Exit, LoadError, Quoted};
+use crate::error::{Denial, Exit, LoadError, Quoted, Timeout};
 use crate::host::{Host, Phase, linker};
-
-/// Ticks that no process lives to see: a guest is never interrupted. Half the range, because the
-/// engine adds the current epoch to it.
-const NEVER: u64 = u64::MAX / 2;
 
 /// What an operator decides about one guest.
 #[derive(Clone)]
@@ -54,7 +53,7 @@ pub fn compile(engine: &Engine, bytes: &[u8]) -> Result<Module, LoadError> {
     if bytes.starts_with(b"\0asm\x0d\0\x01\0") {
         return Err(LoadError::Component);
     }
-    Module::new(engine, bytes).map_err(|error| {
+    Module::new(engine.wasm(), bytes).map_err(|error| {
         let reason = describe(&error);
         if bytes.starts_with(b"\0asm") {
             LoadError::Compile(reason)
@@ -77,6 +76,7 @@ fn looks_like_text(bytes: &[u8]) -> bool {
 /// A guest that was checked and linked: instances are made from it at the cost of their memory.
 pub struct Guest<H: Host> {
     pre: InstancePre<Data<H>>,
+    pace: Arc<Pace>,
     settings: Settings,
     imports_wasi: bool,
     exit_was_reported: AtomicBool,
@@ -91,7 +91,7 @@ impl<H: Host> Guest<H> {
             .imports()
             .any(|import| import.module() == WASI_MODULE);
         let failed = |error| LoadError::Engine(describe(&error));
-        let mut linker = Linker::new(engine);
+        let mut linker = Linker::new(engine.wasm());
         linker::add_to_linker(&mut linker).map_err(failed)?;
         if imports_wasi {
             wasi::add_to_linker(&mut linker).map_err(failed)?;
@@ -99,6 +99,7 @@ impl<H: Host> Guest<H> {
         check_imports(&linker, module, &settings)?;
         Ok(Guest {
             pre: linker.instantiate_pre(module).map_err(failed)?,
+            pace: Arc::clone(engine.pace()),
             settings,
             imports_wasi,
             exit_was_reported: AtomicBool::new(false),
@@ -143,7 +144,19 @@ impl<H: Host> Guest<H> {
     fn store(&self, wasi: Option<Wasi>) -> Store<Data<H>> {
         let mut store = Store::new(self.pre.module().engine(), Data::new(&self.settings, wasi));
         store.limiter(|data| &mut data.limiter);
-        store.set_epoch_deadline(NEVER);
+        let pace = Arc::clone(&self.pace);
+        let Limits { slice, timeout, .. } = self.settings.limits;
+        store.epoch_deadline_callback(move |_| {
+            // Nothing when the epoch went forward for another guest.
+            let lasted = pace.lasted();
+            if pace.before() + lasted > timeout {
+                Err(Timeout.into())
+            } else if lasted < slice {
+                Ok(UpdateDeadline::Continue(1))
+            } else {
+                Ok(UpdateDeadline::Yield(1))
+            }
+        });
         store
     }
 
@@ -192,7 +205,11 @@ fn is_success(error: &wasmtime::Error) -> bool {
 
 /// Whether an instantiation got as far as the guest's code.
 fn ran_code(error: &wasmtime::Error) -> bool {
-    error.is::<WasmBacktrace>() || error.is::<Trap>() || error.is::<Denial>() || error.is::<Exit>()
+    error.is::<WasmBacktrace>()
+        || error.is::<Trap>()
+        || error.is::<Denial>()
+        || error.is::<Exit>()
+        || error.is::<Timeout>()
 }
 
 fn check_exports(module: &Module) -> Result<(), LoadError> {

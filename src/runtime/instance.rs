@@ -7,7 +7,7 @@ use super::guest::Settings;
 use super::wasi::Wasi;
 use super::{Limiter, describe};
 use crate::abi::{EXPORT_HANDLE_REQUEST, EXPORT_HANDLE_RESPONSE, Features, Next};
-use crate::error::{CallError, Cause, Denial, Exit, LoadError};
+use crate::error::{CallError, Cause, Denial, Exit, LoadError, Timeout};
 use crate::host::linker::Embed;
 use crate::host::{Host, Phase, State};
 
@@ -147,6 +147,8 @@ impl<'s, H: Host> Loan<'s, H> {
         }
         data.limiter.refused_bytes = None;
         data.state.lend(host, phase);
+        // The next time the epoch goes forward the guest is asked how long it has been running.
+        store.set_epoch_deadline(1);
         Ok(Loan {
             store,
             call,
@@ -189,6 +191,10 @@ fn call_error(call: &'static str, error: wasmtime::Error, limiter: &Limiter) -> 
     };
     if let Some(exit) = error.downcast_ref::<Exit>() {
         return CallError::new(call, Cause::Exit(*exit), backtrace);
+    }
+    if error.is::<Timeout>() {
+        let limit = limiter.limits().timeout;
+        return CallError::new(call, Cause::Timeout { limit }, backtrace);
     }
     let trap = match error.downcast_ref::<Trap>() {
         Some(trap) => trap.to_string(),

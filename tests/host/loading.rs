@@ -3,7 +3,7 @@
 use ngx_http_wasm_handler_module::abi::Level;
 use ngx_http_wasm_handler_module::error::LoadError;
 use ngx_http_wasm_handler_module::runtime::guest::{Guest, compile};
-use ngx_http_wasm_handler_module::runtime::{self, Compile, Module};
+use ngx_http_wasm_handler_module::runtime::{Compile, Engine, Module};
 
 use crate::fake::FakeExchange;
 use crate::permissions::IMPORTS;
@@ -154,12 +154,12 @@ fn more_than_the_engine_gives_is_not_the_guests_code() {
 
 #[test]
 fn what_one_engine_compiles_another_loads() {
-    let parallel = runtime::engine(Compile::Parallel).expect("an engine");
+    let parallel = Engine::new(Compile::Parallel).expect("an engine");
     let wat = format!("(module {MEMORY} {REQUEST} {RESPONSE})");
     let module = compile(&parallel, wat.as_bytes()).expect("compiles");
     let bytes = module.serialize().expect("serializes");
     // SAFETY: the bytes come from `serialize` one line above.
-    let module = unsafe { Module::deserialize(&ENGINE, bytes) }.expect("is compatible");
+    let module = unsafe { Module::deserialize(ENGINE.wasm(), bytes) }.expect("is compatible");
     Guest::<FakeExchange>::new(&ENGINE, &module, settings()).expect("loads");
 }
 

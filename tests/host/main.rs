@@ -15,4 +15,5 @@ mod loading;
 mod message;
 mod permissions;
 mod support;
+mod time;
 mod wasi;

@@ -10,13 +10,13 @@ use ngx_http_wasm_handler_module::abi::{Features, Level, Next};
 use ngx_http_wasm_handler_module::error::{CallError, LoadError};
 use ngx_http_wasm_handler_module::runtime::guest::{self, Dir, Guest, Settings};
 use ngx_http_wasm_handler_module::runtime::instance::Instance;
-use ngx_http_wasm_handler_module::runtime::{self, Compile, Engine, Limits, Module};
+use ngx_http_wasm_handler_module::runtime::{Compile, Engine, Limits, Module};
 
 use crate::fake::{Exchange, FakeExchange, Line};
 
 /// One engine for all tests, as a server has one for all guests.
 pub static ENGINE: LazyLock<Engine> =
-    LazyLock::new(|| runtime::engine(Compile::Serial).expect("an engine"));
+    LazyLock::new(|| Engine::new(Compile::Serial).expect("an engine"));
 
 /// Polls until it is done, however often that is: no runtime, no waker, as in an event loop.
 pub fn block_on<F: Future>(future: F) -> F::Output {

@@ -1,0 +1,61 @@
+//! What a worker process has beside its requests: the thread that measures guests' time. It starts
+//! with the first guest call, so processes that serve none (master, cache manager) have none.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::mem::MaybeUninit;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::ffi::guard;
+use crate::runtime::Engine;
+use crate::runtime::ticker::{Pace, Ticker};
+
+thread_local! {
+    static TICKER: RefCell<Option<(Arc<Pace>, Ticker)>> = const { RefCell::new(None) };
+    /// The shortest slice that the configuration has.
+    static PERIOD: Cell<Duration> = const { Cell::new(Duration::MAX) };
+}
+
+/// Notes that a guest has this slice, while the configuration is read. Of an earlier configuration
+/// the shorter slices stay, which makes the thread look more often than it would have to.
+pub(crate) fn note_slice(slice: Duration) {
+    PERIOD.set(PERIOD.get().min(slice));
+}
+
+/// Makes sure that the time of this engine's guests is measured.
+pub(crate) fn keep_time(engine: &Engine) -> io::Result<()> {
+    TICKER.with_borrow_mut(|ticker| {
+        match ticker {
+            // Without worker processes a reload changes the engine under the same process.
+            Some((pace, _)) if Arc::ptr_eq(pace, engine.pace()) => {}
+            _ => {
+                *ticker = None;
+                let started = without_signals(|| Ticker::start(engine, PERIOD.get()))?;
+                *ticker = Some((Arc::clone(engine.pace()), started));
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Runs something that starts a thread with all signals blocked, which the thread inherits: nginx's
+/// are for nginx's thread.
+fn without_signals<T>(f: impl FnOnce() -> T) -> T {
+    let mut all = MaybeUninit::<libc::sigset_t>::uninit();
+    let mut before = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: both sets are initialised by the calls that get them first.
+    unsafe {
+        libc::sigfillset(all.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
+    }
+    let result = f();
+    // SAFETY: `before` was filled in above.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut()) };
+    result
+}
+
+/// `exit_process`: the thread ends before the code it runs is torn down.
+pub(crate) unsafe extern "C" fn exit_process(_cycle: *mut nginx_sys::ngx_cycle_t) {
+    guard((), || TICKER.with_borrow_mut(|ticker| *ticker = None));
+}

@@ -1,0 +1,110 @@
+//! Slices and the time limit. What is measured is that a guest gives way and is stopped, never how
+//! long something takes.
+
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use ngx_http_wasm_handler_module::error::Cause;
+use ngx_http_wasm_handler_module::runtime::guest::{Guest, Settings, compile};
+use ngx_http_wasm_handler_module::runtime::ticker::Ticker;
+use ngx_http_wasm_handler_module::runtime::{Compile, Engine, Limits};
+
+use crate::fake::{Exchange, FakeExchange};
+use crate::support::{block_on, settings};
+
+/// A guest of an engine of its own, whose epoch no other test moves.
+fn guest(wat: &str, slice: Duration, timeout: Duration) -> (Engine, Guest<FakeExchange>) {
+    let engine = Engine::new(Compile::Serial).expect("an engine");
+    let limits = Limits {
+        slice,
+        timeout,
+        ..Limits::default()
+    };
+    let settings = Settings {
+        limits,
+        ..settings()
+    };
+    let module = compile(&engine, wat.as_bytes()).expect("compiles");
+    let guest = Guest::new(&engine, &module, settings).expect("loads");
+    (engine, guest)
+}
+
+fn host() -> FakeExchange {
+    FakeExchange::new(Exchange::default()).0
+}
+
+const MS: Duration = Duration::from_millis(1);
+
+/// Loops for ever.
+const ENDLESS: &str = r#"(module (memory (export "memory") 1)
+    (func (export "handle_request") (result i64) (loop $again (br $again)) (i64.const 1))
+    (func (export "handle_response") (param i32 i32)))"#;
+
+#[test]
+fn an_endless_loop_gives_way_and_is_stopped() {
+    let (engine, guest) = guest(ENDLESS, MS, 20 * MS);
+    let _ticker = Ticker::start(&engine, MS).expect("a thread");
+    let mut instance = block_on(guest.start(host())).expect("starts");
+    let mut call = pin!(instance.handle_request(host()));
+    let mut context = Context::from_waker(Waker::noop());
+    let (mut turns, mut ran) = (0, Duration::ZERO);
+    let error = loop {
+        let began = Instant::now();
+        let turn = engine.pace().turn(ran);
+        let poll = call.as_mut().poll(&mut context);
+        drop(turn);
+        ran += began.elapsed();
+        match poll {
+            Poll::Pending => turns += 1,
+            Poll::Ready(result) => break result.expect_err("does not return"),
+        }
+    };
+    assert!(turns > 0, "it gave way before it was stopped");
+    assert!(
+        matches!(error.cause(), Cause::Timeout { limit } if *limit == 20 * MS),
+        "{error}"
+    );
+    assert!(error.backtrace().is_some(), "it says where");
+}
+
+#[test]
+fn a_guest_stopped_for_its_time_is_poisoned() {
+    let (engine, guest) = guest(ENDLESS, MS, MS);
+    let _ticker = Ticker::start(&engine, MS).expect("a thread");
+    let mut instance = block_on(guest.start(host())).expect("starts");
+    let _turn = engine.pace().turn(Duration::ZERO);
+    let error = block_on(instance.handle_request(host())).expect_err("is stopped");
+    assert_eq!(
+        error.to_string(),
+        "handle_request: ran for longer than 1 ms and was stopped"
+    );
+    assert!(instance.is_poisoned());
+}
+
+#[test]
+fn the_epoch_of_another_turn_costs_a_guest_nothing() {
+    let wat = ENDLESS.replace("(loop $again (br $again))", "");
+    let (engine, guest) = guest(&wat, MS, MS);
+    let mut instance = block_on(guest.start(host())).expect("starts");
+    engine.wasm().increment_epoch();
+    let mut call = pin!(instance.handle_request(host()));
+    engine.wasm().increment_epoch();
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(
+        call.as_mut().poll(&mut context).is_ready(),
+        "done in its first turn"
+    );
+}
+
+#[test]
+fn an_idle_ticker_sleeps_and_is_woken_by_a_turn() {
+    let (engine, guest) = guest(ENDLESS, MS, 5 * MS);
+    let _ticker = Ticker::start(&engine, MS).expect("a thread");
+    while !engine.pace().is_asleep() {
+        std::thread::yield_now();
+    }
+    let mut instance = block_on(guest.start(host())).expect("starts");
+    let _turn = engine.pace().turn(Duration::ZERO);
+    block_on(instance.handle_request(host())).expect_err("is stopped, so it is awake");
+}
