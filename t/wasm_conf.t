@@ -1,0 +1,144 @@
+#!/usr/bin/perl
+
+# A directive or a guest that cannot work fails `nginx -t` with one line: where, which guest, why.
+
+###############################################################################
+
+use warnings;
+use strict;
+
+use Test::More;
+
+BEGIN { use FindBin; chdir($FindBin::Bin); }
+
+use lib 'lib';
+use Test::Nginx;
+use Test::Nginx::Wasm;
+
+###############################################################################
+
+select STDERR; $| = 1;
+select STDOUT; $| = 1;
+
+my $t = Test::Nginx->new()->has(qw/http/);
+
+# Only `nginx -t` runs.
+$t->write_file('error.log', '');
+
+guest($t, 'good.wat', '');
+$t->write_file('text.wasm', "this is no wasm\n");
+guest($t, 'response.wat', <<'EOF');
+(module
+  (memory (export "memory") 1)
+  (func (export "handle_request") (result i64) (i64.const 1)))
+EOF
+guest($t, 'request.wat', <<'EOF');
+(module
+  (memory (export "memory") 1)
+  (func (export "handle_response") (param i32 i32)))
+EOF
+guest($t, 'signature.wat', <<'EOF');
+(module
+  (memory (export "memory") 1)
+  (func (export "handle_request") (result i32) (i32.const 1))
+  (func (export "handle_response") (param i32 i32)))
+EOF
+guest($t, 'memory.wat', <<'EOF');
+(module
+  (func (export "handle_request") (result i64) (i64.const 1))
+  (func (export "handle_response") (param i32 i32)))
+EOF
+guest($t, 'import.wat', <<'EOF');
+(module
+  (import "http_handler" "nope" (func (param i32)))
+  (memory (export "memory") 1)
+  (func (export "handle_request") (result i64) (i64.const 1))
+  (func (export "handle_response") (param i32 i32)))
+EOF
+guest($t, 'start.wat', <<'EOF');
+  (func $boom (export "_initialize") unreachable)
+EOF
+guest($t, 'phase.wat', <<'EOF');
+  (func $early (call $set_req &"x-a" &"1"))
+  (start $early)
+EOF
+
+# directive => what the line says besides file and line
+my @bad = (
+	'http_wasm missing.wat;' => qr/missing\.wat.*No such file/,
+	'http_wasm text.wasm;' => qr/text\.wasm/,
+	'http_wasm response.wat;' => qr/response\.wat.*handle_response/,
+	'http_wasm request.wat;' => qr/request\.wat.*handle_request/,
+	'http_wasm signature.wat;' => qr/signature\.wat.*handle_request/,
+	'http_wasm memory.wat;' => qr/memory\.wat.*memory/,
+	'http_wasm import.wat;' => qr/import\.wat.*http_handler.*nope/,
+	'http_wasm start.wat;' => qr/start\.wat.*(?:unreachable|trap)/,
+	'http_wasm phase.wat;' => qr/phase\.wat.*set_header_value/,
+
+	'http_wasm;' => qr/invalid number of arguments in "http_wasm"/,
+	'http_wasm good.wat bogus=1;' => qr/bogus=1/,
+	'http_wasm good.wat good.wat;' => qr/good\.wat/,
+	'http_wasm good.wat name=;' => qr/name/,
+	'http_wasm good.wat name=a name=b;' => qr/name=b|duplicate/,
+	'http_wasm good.wat config_file=nowhere;' => qr/nowhere.*No such file/,
+	'http_wasm good.wat config=a config_file=text.wasm;' => qr/config/,
+	'http_wasm off name=a;' => qr/name=a|off/,
+	'http_wasm off; http_wasm off;' => qr/http_wasm.*off|off.*http_wasm/,
+	'http_wasm off; http_wasm good.wat;' => qr/http_wasm.*off|off.*http_wasm/,
+	'http_wasm good.wat; http_wasm off;' => qr/http_wasm.*off|off.*http_wasm/,
+);
+
+my @good = (
+	'http_wasm good.wat;',
+	'http_wasm %%TESTDIR%%/good.wat name=other "config=a b";',
+	'http_wasm good.wat config_file=text.wasm;',
+	'http_wasm good.wat; http_wasm good.wat; http_wasm good.wat name=other; http_wasm good.wat config=a;',
+	'http_wasm off;',
+);
+
+$t->plan(3 * @bad / 2 + @good + 1);
+
+###############################################################################
+
+my %reasons;
+
+while (my ($directive, $reason) = splice @bad, 0, 2) {
+	my ($output, $exit) = nginx_test($t, conf($directive));
+	my @emerg = $output =~ /^(.*\[emerg\].*)$/mg;
+
+	isnt($exit, 0, "$directive refused");
+	is(@emerg, 1, "$directive one line") or diag($output);
+	like($emerg[0] // '', qr/$reason.* in \S*\/test\.conf:9$/, "$directive reason");
+	$reasons{$emerg[0] // ''}++;
+}
+
+is_deeply([ grep { $reasons{$_} > 1 } keys %reasons ], [], 'all reasons distinct');
+
+for my $directive (@good) {
+	my ($output, $exit) = nginx_test($t, conf($directive));
+	is($exit, 0, "$directive accepted") or diag($output);
+}
+
+###############################################################################
+
+sub conf {
+	my ($directive) = @_;
+	(my $globals = $ENV{TEST_NGINX_GLOBALS} // '') =~ s/\n/ /g;
+
+	# One line for all globals: the directive is on line 9.
+	return <<"EOF";
+$globals
+pid %%TESTDIR%%/test.pid;
+events {
+}
+http {
+    access_log off;
+    server {
+        listen 127.0.0.1:8080;
+        $directive
+    }
+}
+EOF
+}
+
+###############################################################################
