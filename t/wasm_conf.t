@@ -86,6 +86,18 @@ my @bad = (
 	'http_wasm off; http_wasm off;' => qr/http_wasm.*off|off.*http_wasm/,
 	'http_wasm off; http_wasm good.wat;' => qr/http_wasm.*off|off.*http_wasm/,
 	'http_wasm good.wat; http_wasm off;' => qr/http_wasm.*off|off.*http_wasm/,
+
+	'http_wasm_memory_limit 1k;' => qr/invalid value "1k": expected 64k.* to 4g/,
+	'http_wasm_memory_limit much;' => qr/invalid value "much": expected a size/,
+	'http_wasm_memory_limit 1m; http_wasm_memory_limit 2m;' => qr/"http_wasm_memory_limit" directive is duplicate/,
+	'http_wasm good.wat; http_wasm_memory_limit 64k;' => qr/good\.wat.*memory/,
+	'http_wasm_slice 0;' => qr/invalid value "0": expected a time/,
+	'http_wasm_slice 5ms; http_wasm_slice 5ms;' => qr/"http_wasm_slice" directive is duplicate/,
+	'http_wasm_timeout soon;' => qr/invalid value "soon": expected a time/,
+	'http_wasm_timeout 1s; http_wasm_timeout 1s;' => qr/"http_wasm_timeout" directive is duplicate/,
+	'http_wasm_response_buffer 64k max=1k;' => qr/max=.*expected at least/,
+	'http_wasm_response_buffer max=x;' => qr/invalid value "max=x": expected a size/,
+	'http_wasm_response_buffer 1m; http_wasm_response_buffer 1m;' => qr/response_buffer" directive is duplicate/,
 );
 
 my @good = (
@@ -94,6 +106,8 @@ my @good = (
 	'http_wasm good.wat config_file=text.wasm;',
 	'http_wasm good.wat; http_wasm good.wat; http_wasm good.wat name=other; http_wasm good.wat config=a;',
 	'http_wasm off;',
+	'http_wasm good.wat; http_wasm_memory_limit 4g; http_wasm_slice 1ms; http_wasm_timeout 1m;',
+	'http_wasm_response_buffer 0 max=1g;',
 );
 
 $t->plan(3 * @bad / 2 + @good + 1);
