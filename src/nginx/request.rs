@@ -321,6 +321,13 @@ impl Request {
         unsafe { (*self.as_ptr()).read_event_handler = Some(nginx_sys::ngx_http_block_reading) }
     }
 
+    /// Lets the next write event go on with the phases. Reading a body leaves a handler that does
+    /// nothing, and a later module that waits (`auth_request`) would never be entered again.
+    pub(crate) fn phases_on_write(self) {
+        // SAFETY: the request is live.
+        unsafe { (*self.as_ptr()).write_event_handler = Some(ngx_http_core_run_phases) }
+    }
+
     /// Goes on with the phases from an event. Nothing of the request may be touched afterwards:
     /// it may be gone.
     pub(crate) fn run_phases(self) {

@@ -334,6 +334,7 @@ unsafe extern "C" fn on_body(r: *mut ngx_http_request_t) {
         super::body::preserve(r);
         if IN_READ.get() == Rc::as_ptr(&ctx) {
             // read_body() goes on with the call.
+            r.phases_on_write();
             return;
         }
         drop(ctx);
