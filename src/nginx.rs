@@ -5,6 +5,7 @@ mod access;
 mod body;
 mod chain;
 mod child;
+mod collect;
 mod conf;
 mod ctx;
 mod directives;

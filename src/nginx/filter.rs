@@ -14,16 +14,15 @@ use nginx_sys::{
     ngx_http_request_t, ngx_int_t,
 };
 
-use super::chain::{self, Out};
-use super::conf::LocConf;
+use super::chain;
+use super::collect::{self, Collected};
 use super::ctx::{Ctx, Level, LevelState, Mode, Stage};
-use super::ffi::{AGAIN, BAD_GATEWAY, ERROR, INTERNAL_SERVER_ERROR, NoMemory, OK, guard};
+use super::ffi::{AGAIN, ERROR, INTERNAL_SERVER_ERROR, NoMemory, OK, guard};
 use super::headers_out::{self, Outside, Validators, trailers};
-use super::log::ERR;
 use super::output::Output;
 use super::reply::{Change, Flow, Reply};
 use super::request::{HEAD, Request};
-use super::spool::{Body, SpoolError};
+use super::spool::Body;
 use super::task::{self, Call, Called, Progress};
 
 static mut NEXT_HEADER_FILTER: ngx_http_output_header_filter_pt = None;
@@ -188,7 +187,7 @@ fn run(ctx: &Rc<Ctx>) -> Result<Turn, NoMemory> {
         };
         let no_body = has_no_body(r);
         if buffered && !no_body && !ctx.reply.borrow().is_complete() {
-            match collect(ctx)? {
+            match collect::begin(ctx)? {
                 Collected::Complete => {}
                 Collected::Partly => {
                     ctx.enter(Stage::Collecting);
@@ -260,81 +259,10 @@ fn finish(ctx: &Rc<Ctx>, called: Called) -> Result<(), ngx_int_t> {
     Ok(())
 }
 
-enum Collected {
-    Complete,
-    Partly,
-    Failed(ngx_int_t),
-}
-
-/// Turns a streaming body into one that is collected, with what is held of it so far.
-fn collect(ctx: &Rc<Ctx>) -> Result<Collected, NoMemory> {
-    let r = ctx.request();
-    let held = {
-        let mut reply = ctx.reply.borrow_mut();
-        match std::mem::take(&mut reply.flow) {
-            Flow::Stream { prefix, held } => {
-                let max = LocConf::response_room(r).max;
-                if headers_out::content_length(r).is_some_and(|len| len > max) {
-                    // Known from the header: not a byte of it needs to be taken in.
-                    too_much(ctx, &SpoolError::TooLarge(max));
-                    return Ok(Collected::Failed(BAD_GATEWAY));
-                }
-                reply.flow = Flow::Whole {
-                    body: prefix,
-                    complete: false,
-                };
-                r.take_body();
-                held
-            }
-            whole => {
-                reply.flow = whole;
-                Out::default()
-            }
-        }
-    };
-    Ok(take(ctx, held.first()))
-}
-
-/// Adds a filter's input to the collected body.
-fn take(ctx: &Rc<Ctx>, chain: *mut ngx_chain_t) -> Collected {
-    let mut reply = ctx.reply.borrow_mut();
-    let Flow::Whole { body, complete } = &mut reply.flow else {
-        return Collected::Partly;
-    };
-    let room = LocConf::response_room(ctx.request());
-    match chain::take(ctx.request(), chain, body, room) {
-        Ok(taken) if taken.last => {
-            *complete = true;
-            Collected::Complete
-        }
-        Ok(taken) if taken.flush && ctx.request().upstream_gone() => {
-            ctx.log().write(
-                ERR,
-                format_args!("http_wasm: the upstream went away before the end of its response"),
-            );
-            Collected::Failed(BAD_GATEWAY)
-        }
-        Ok(_) => Collected::Partly,
-        Err(error) => {
-            too_much(ctx, &error);
-            Collected::Failed(BAD_GATEWAY)
-        }
-    }
-}
-
-fn too_much(ctx: &Ctx, error: &SpoolError) {
-    ctx.log().write(
-        ERR,
-        format_args!(
-            "http_wasm: the response cannot be buffered: {error} (http_wasm_response_buffer)"
-        ),
-    );
-}
-
 fn on_body(ctx: &Rc<Ctx>, chain: *mut ngx_chain_t) -> Result<ngx_int_t, NoMemory> {
     let r = ctx.request();
     match ctx.stage() {
-        Stage::Collecting => match take(ctx, chain) {
+        Stage::Collecting => match collect::take(ctx, chain) {
             Collected::Partly => Ok(OK),
             Collected::Failed(status) => Ok(fail(ctx, status)),
             Collected::Complete => match run(ctx)? {
