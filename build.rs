@@ -10,11 +10,7 @@ fn main() {
 fn module() {
     const SHIM: &str = "src/nginx/shim.c";
     println!("cargo::rerun-if-changed={SHIM}");
-    for name in [
-        "DEP_NGINX_INCLUDE",
-        "DEP_NGINX_CFLAGS",
-        "DEP_NGINX_VERSION_NUMBER",
-    ] {
+    for name in ["DEP_NGINX_INCLUDE", "DEP_NGINX_CFLAGS", "DEP_NGINX_VERSION_NUMBER"] {
         println!("cargo::rerun-if-env-changed={name}");
     }
 

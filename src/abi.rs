@@ -176,10 +176,7 @@ impl Next {
     pub const fn from_abi(ctx_next: u64) -> Self {
         match ctx_next as u32 {
             0 => Self::Stop,
-            next => Self::Continue {
-                ctx: (ctx_next >> 32) as u32,
-                odd: next != 1,
-            },
+            next => Self::Continue { ctx: (ctx_next >> 32) as u32, odd: next != 1 },
         }
     }
 }
@@ -203,10 +200,7 @@ mod tests {
         assert_eq!(Next::from_abi(16 << 32), Next::Stop);
         assert_eq!(
             Next::from_abi(0xffff_fffe_0000_0001),
-            Next::Continue {
-                ctx: 0xffff_fffe,
-                odd: false
-            }
+            Next::Continue { ctx: 0xffff_fffe, odd: false }
         );
         assert_eq!(Next::from_abi(2), Next::Continue { ctx: 0, odd: true });
     }

@@ -178,19 +178,13 @@ impl fmt::Display for Cause {
             Cause::Trap(text) => f.write_str(text),
             Cause::Exit(exit) => exit.fmt(f),
             Cause::Denied(denial) => denial.fmt(f),
-            Cause::MemoryLimit {
-                trap,
-                wanted_bytes,
-                limit_bytes,
-            } => write!(
+            Cause::MemoryLimit { trap, wanted_bytes, limit_bytes } => write!(
                 f,
                 "{trap} (memory could not grow to {wanted_bytes} bytes, the limit is {limit_bytes})"
             ),
-            Cause::Timeout { limit } => write!(
-                f,
-                "ran for longer than {} ms and was stopped",
-                limit.as_millis()
-            ),
+            Cause::Timeout { limit } => {
+                write!(f, "ran for longer than {} ms and was stopped", limit.as_millis())
+            }
             Cause::Poisoned => f.write_str("the instance failed before and cannot be used again"),
         }
     }
@@ -209,11 +203,7 @@ struct CallFailure {
 
 impl CallError {
     pub(crate) fn new(call: &'static str, cause: Cause, backtrace: Option<String>) -> Self {
-        CallError(Box::new(CallFailure {
-            call,
-            cause,
-            backtrace,
-        }))
+        CallError(Box::new(CallFailure { call, cause, backtrace }))
     }
 
     /// The function of the guest that was called.
@@ -351,10 +341,7 @@ mod tests {
             denial("write_body", Rule::NeedsFeature(Features::BUFFER_RESPONSE)).to_string(),
             "handle_response: write_body needs feature buffer_response"
         );
-        let too_large = Refusal::TooLarge {
-            what: "response body",
-            limit: 10,
-        };
+        let too_large = Refusal::TooLarge { what: "response body", limit: 10 };
         assert_eq!(
             denial("write_body", too_large).to_string(),
             "handle_response: write_body: response body would exceed 10 bytes"
@@ -363,14 +350,8 @@ mod tests {
 
     #[test]
     fn guest_bytes_are_escaped_and_cut() {
-        let rule = Rule::NotToken {
-            what: "header name",
-            text: Quoted::new(b"a\r\n\x1b[0m"),
-        };
-        assert_eq!(
-            rule.to_string(),
-            r#"got header name "a\r\n\x1b[0m", which is not a token"#
-        );
+        let rule = Rule::NotToken { what: "header name", text: Quoted::new(b"a\r\n\x1b[0m") };
+        assert_eq!(rule.to_string(), r#"got header name "a\r\n\x1b[0m", which is not a token"#);
         let long = Quoted::new(&[b'x'; 65]).to_string();
         assert_eq!(long.len(), QUOTED_BYTES + 3);
         assert_eq!(Quoted::new(&[b'x'; 64]).to_string().len(), 64);

@@ -33,9 +33,7 @@ impl<'a> GuestMemory<'a> {
             return Ok(&mut []);
         }
         let error = self.out_of_range(ptr, len);
-        range(ptr, len)
-            .and_then(|range| self.0.get_mut(range))
-            .ok_or(error)
+        range(ptr, len).and_then(|range| self.0.get_mut(range)).ok_or(error)
     }
 
     /// The getter rule: all of `value` when it fits into `limit` bytes, else nothing. The result is
@@ -74,11 +72,7 @@ impl<'a> GuestMemory<'a> {
     }
 
     fn out_of_range(&self, ptr: u32, len: usize) -> Rule {
-        Rule::OutOfRange {
-            ptr,
-            len: len as u64,
-            size: self.0.len(),
-        }
+        Rule::OutOfRange { ptr, len: len as u64, size: self.0.len() }
     }
 }
 
@@ -93,9 +87,7 @@ pub enum Case {
 
 /// Number of strings and of bytes that a list of them takes.
 pub fn nul_list_len<'s>(strings: impl Iterator<Item = &'s [u8]>) -> (usize, usize) {
-    strings.fold((0, 0), |(count, len), string| {
-        (count + 1, len + string.len() + 1)
-    })
+    strings.fold((0, 0), |(count, len), string| (count + 1, len + string.len() + 1))
 }
 
 fn range(ptr: u32, len: usize) -> Option<std::ops::Range<usize>> {

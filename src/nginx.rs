@@ -79,11 +79,8 @@ pub(crate) static ngx_module_names: Table<c_char, 2> = Table([MODULE_NAME, null(
 /// filters run after it, on the finished main response and just before gzip, ranges and chunked;
 /// and its access handler, coming after the access modules in the list, runs before them.
 #[unsafe(no_mangle)]
-pub(crate) static ngx_module_order: Table<c_char, 3> = Table([
-    MODULE_NAME,
-    c"ngx_http_postpone_filter_module".as_ptr(),
-    null(),
-]);
+pub(crate) static ngx_module_order: Table<c_char, 3> =
+    Table([MODULE_NAME, c"ngx_http_postpone_filter_module".as_ptr(), null()]);
 
 const MODULE_NAME: *const c_char = c"ngx_http_wasm_handler_module".as_ptr();
 

@@ -37,10 +37,7 @@ impl Engine {
     /// An engine. What one compiles and serializes the other loads, whatever their [`Compile`] is.
     pub fn new(compile: Compile) -> Result<Self, LoadError> {
         match wasmtime::Engine::new(&config(compile)) {
-            Ok(wasm) => Ok(Engine {
-                wasm,
-                pace: Arc::default(),
-            }),
+            Ok(wasm) => Ok(Engine { wasm, pace: Arc::default() }),
             Err(error) => Err(LoadError::Engine(describe(&error))),
         }
     }
@@ -144,10 +141,7 @@ pub(crate) struct Limiter {
 
 impl Limiter {
     pub(crate) fn new(limits: Limits) -> Self {
-        Limiter {
-            limits,
-            refused_bytes: None,
-        }
+        Limiter { limits, refused_bytes: None }
     }
 
     pub(crate) fn limits(&self) -> Limits {

@@ -170,11 +170,7 @@ struct ManyNames<'a> {
 
 impl<'a> Names<'a> {
     fn new() -> Self {
-        Names {
-            few: [&[]; FEW_NAMES],
-            len: 0,
-            many: None,
-        }
+        Names { few: [&[]; FEW_NAMES], len: 0, many: None }
     }
 
     fn insert(&mut self, name: &'a [u8]) {

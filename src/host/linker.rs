@@ -28,9 +28,7 @@ pub fn split<'c, T: Embed>(caller: &'c mut Caller<'_, T>) -> Result<(GuestMemory
     let memory = match *caller.data_mut().memory() {
         Some(memory) => memory,
         None => {
-            let export = caller
-                .get_export(EXPORT_MEMORY)
-                .and_then(Extern::into_memory);
+            let export = caller.get_export(EXPORT_MEMORY).and_then(Extern::into_memory);
             let memory = export.ok_or_else(|| Error::msg("the guest exports no memory"))?;
             *caller.data_mut().memory() = Some(memory);
             memory
@@ -63,93 +61,63 @@ macro_rules! host_fn {
 /// Defines every function of the ABI, whether or not a guest imports it and whether or not its
 /// feature can be granted: a guest that imports what it never calls must load.
 pub fn add_to_linker<T: Embed>(linker: &mut Linker<T>) -> Result<()> {
-    host_fn!(
-        linker,
-        "enable_features",
-        |_memory, state, features: u32| { message::enable_features(state, features) }
-    );
-    host_fn!(
-        linker,
-        "get_config",
-        |memory, state, buf: u32, limit: u32| { message::get_config(memory, state, buf, limit) }
-    );
-    host_fn!(linker, "log", |memory,
-                             state,
-                             level: i32,
-                             text: u32,
-                             len: u32| {
+    host_fn!(linker, "enable_features", |_memory, state, features: u32| {
+        message::enable_features(state, features)
+    });
+    host_fn!(linker, "get_config", |memory, state, buf: u32, limit: u32| {
+        message::get_config(memory, state, buf, limit)
+    });
+    host_fn!(linker, "log", |memory, state, level: i32, text: u32, len: u32| {
         message::log(memory, state, level, text, len)
     });
     host_fn!(linker, "log_enabled", |_memory, state, level: i32| {
         message::log_enabled(state, level)
     });
-    host_fn!(
-        linker,
-        "get_method",
-        |memory, state, buf: u32, limit: u32| { message::get_method(memory, state, buf, limit) }
-    );
-    host_fn!(
-        linker,
-        "set_method",
-        |memory, state, method: u32, len: u32| { message::set_method(memory, state, method, len) }
-    );
+    host_fn!(linker, "get_method", |memory, state, buf: u32, limit: u32| {
+        message::get_method(memory, state, buf, limit)
+    });
+    host_fn!(linker, "set_method", |memory, state, method: u32, len: u32| {
+        message::set_method(memory, state, method, len)
+    });
     host_fn!(linker, "get_uri", |memory, state, buf: u32, limit: u32| {
         message::get_uri(memory, state, buf, limit)
     });
     host_fn!(linker, "set_uri", |memory, state, uri: u32, len: u32| {
         message::set_uri(memory, state, uri, len)
     });
-    host_fn!(
-        linker,
-        "get_protocol_version",
-        |memory, state, buf: u32, limit: u32| {
-            message::get_protocol_version(memory, state, buf, limit)
-        }
-    );
-    host_fn!(
-        linker,
-        "get_source_addr",
-        |memory, state, buf: u32, limit: u32| {
-            message::get_source_addr(memory, state, buf, limit)
-        }
-    );
-    host_fn!(linker, "get_status_code", |_memory, state| {
-        message::get_status_code(state)
+    host_fn!(linker, "get_protocol_version", |memory, state, buf: u32, limit: u32| {
+        message::get_protocol_version(memory, state, buf, limit)
     });
+    host_fn!(linker, "get_source_addr", |memory, state, buf: u32, limit: u32| {
+        message::get_source_addr(memory, state, buf, limit)
+    });
+    host_fn!(linker, "get_status_code", |_memory, state| { message::get_status_code(state) });
     host_fn!(linker, "set_status_code", |_memory, state, status: u32| {
         message::set_status_code(state, status)
     });
-    host_fn!(
-        linker,
-        "get_template",
-        |memory, state, buf: u32, limit: u32| { message::get_template(memory, state, buf, limit) }
-    );
-    host_fn!(
-        linker,
-        "set_template",
-        |memory, state, template: u32, len: u32| {
-            message::set_template(memory, state, template, len)
-        }
-    );
+    host_fn!(linker, "get_template", |memory, state, buf: u32, limit: u32| {
+        message::get_template(memory, state, buf, limit)
+    });
+    host_fn!(linker, "set_template", |memory, state, template: u32, len: u32| {
+        message::set_template(memory, state, template, len)
+    });
     add_fields(linker)?;
     add_bodies(linker)
 }
 
 fn add_fields<T: Embed>(linker: &mut Linker<T>) -> Result<()> {
-    host_fn!(
-        linker,
-        "get_header_names",
-        |memory, state, kind: u32, buf: u32, limit: u32| {
-            fields::get_header_names(memory, state, kind, buf, limit)
-        }
-    );
-    host_fn!(
-        linker,
-        "get_header_values",
-        |memory, state, kind: u32, name: u32, name_len: u32, buf: u32, limit: u32| {
-            fields::get_header_values(memory, state, kind, (name, name_len), (buf, limit))
-        }
-    );
+    host_fn!(linker, "get_header_names", |memory, state, kind: u32, buf: u32, limit: u32| {
+        fields::get_header_names(memory, state, kind, buf, limit)
+    });
+    host_fn!(linker, "get_header_values", |memory,
+                                           state,
+                                           kind: u32,
+                                           name: u32,
+                                           name_len: u32,
+                                           buf: u32,
+                                           limit: u32| {
+        fields::get_header_values(memory, state, kind, (name, name_len), (buf, limit))
+    });
     host_fn!(
         linker,
         "set_header_value",
@@ -164,13 +132,9 @@ fn add_fields<T: Embed>(linker: &mut Linker<T>) -> Result<()> {
             fields::add_header_value(memory, state, kind, (name, name_len), (value, value_len))
         }
     );
-    host_fn!(
-        linker,
-        "remove_header",
-        |memory, state, kind: u32, name: u32, name_len: u32| {
-            fields::remove_header(memory, state, kind, (name, name_len))
-        }
-    );
+    host_fn!(linker, "remove_header", |memory, state, kind: u32, name: u32, name_len: u32| {
+        fields::remove_header(memory, state, kind, (name, name_len))
+    });
     Ok(())
 }
 
@@ -187,12 +151,8 @@ fn add_bodies<T: Embed>(linker: &mut Linker<T>) -> Result<()> {
             })
         },
     )?;
-    host_fn!(
-        linker,
-        "write_body",
-        |memory, state, kind: u32, body: u32, len: u32| {
-            body::write_body(memory, state, kind, body, len)
-        }
-    );
+    host_fn!(linker, "write_body", |memory, state, kind: u32, body: u32, len: u32| {
+        body::write_body(memory, state, kind, body, len)
+    });
     Ok(())
 }

@@ -112,10 +112,8 @@ pub fn set_uri<H: Host>(
 ) -> Result<(), Denied> {
     let host = state.request_to_change()?;
     let uri = memory.bytes(uri, uri_len)?;
-    let target = Target::from_guest(uri).map_err(|reason| Rule::BadTarget {
-        reason,
-        text: Quoted::new(uri),
-    })?;
+    let target = Target::from_guest(uri)
+        .map_err(|reason| Rule::BadTarget { reason, text: Quoted::new(uri) })?;
     Ok(host.set_uri(&target.normal())?)
 }
 
@@ -186,15 +184,10 @@ fn get(memory: &mut GuestMemory<'_>, buf: u32, limit: u32, value: &[u8]) -> Resu
 
 /// A length as the ABI returns it. Nothing that a request can carry comes near four gigabytes.
 pub(super) fn length(len: u64) -> Result<u32, super::Refusal> {
-    u32::try_from(len).map_err(|_| super::Refusal::TooLarge {
-        what: "result",
-        limit: u32::MAX.into(),
-    })
+    u32::try_from(len)
+        .map_err(|_| super::Refusal::TooLarge { what: "result", limit: u32::MAX.into() })
 }
 
 pub(super) fn not_token(what: &'static str, bytes: &[u8]) -> Denied {
-    Denied::Rule(Rule::NotToken {
-        what,
-        text: Quoted::new(bytes),
-    })
+    Denied::Rule(Rule::NotToken { what, text: Quoted::new(bytes) })
 }

@@ -78,11 +78,7 @@ fn access(r: Request, guests: &[Rc<Plugin>]) -> Result<ngx_int_t, NoMemory> {
 /// makes of a part would not fit the part's Content-Range: nobody behind it is asked for ranges.
 fn leave(ctx: &Rc<Ctx>) -> Result<(), NoMemory> {
     let r = ctx.request();
-    let buffered = ctx
-        .levels
-        .borrow_mut()
-        .iter_mut()
-        .any(Level::buffers_response);
+    let buffered = ctx.levels.borrow_mut().iter_mut().any(Level::buffers_response);
     if buffered && headers_in::has_range(r) {
         headers_in::remove(r, b"range")?;
         headers_in::remove(r, b"if-range")?;
@@ -120,21 +116,12 @@ fn begin(ctx: &Rc<Ctx>, plugin: &Rc<Plugin>) {
 fn finish(ctx: &Rc<Ctx>, called: Called) -> Result<Option<ngx_int_t>, NoMemory> {
     let r = ctx.request();
     match called {
-        Called::Passed {
-            lease,
-            ctx: guest_ctx,
-            needs_body,
-        } => {
+        Called::Passed { lease, ctx: guest_ctx, needs_body } => {
             let plugin = Rc::clone(lease.plugin());
             if let Some(level) = ctx.levels.borrow_mut().last_mut() {
                 // From here on the guest is owed its handle_response, whatever happens.
-                level.state = LevelState::Owed {
-                    lease,
-                    ctx: guest_ctx,
-                };
-                level.early = ctx
-                    .with_io(|io| std::mem::take(&mut io.own))
-                    .unwrap_or_default();
+                level.state = LevelState::Owed { lease, ctx: guest_ctx };
+                level.early = ctx.with_io(|io| std::mem::take(&mut io.own)).unwrap_or_default();
             }
             if needs_body {
                 *ctx.call.borrow_mut() = Some(Call::receive(&plugin, ctx));
@@ -168,13 +155,7 @@ fn finish(ctx: &Rc<Ctx>, called: Called) -> Result<Option<ngx_int_t>, NoMemory> 
 fn pass(ctx: &Rc<Ctx>) -> Result<(), NoMemory> {
     let r = ctx.request();
     let (request, written, dirty) = ctx
-        .with_io(|io| {
-            (
-                io.request.take(),
-                io.request_written.take(),
-                std::mem::take(&mut io.dirty),
-            )
-        })
+        .with_io(|io| (io.request.take(), io.request_written.take(), std::mem::take(&mut io.dirty)))
         .unwrap_or_default();
     if let Some(level) = ctx.levels.borrow_mut().last_mut() {
         level.request = request;

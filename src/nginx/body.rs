@@ -34,10 +34,7 @@ pub(crate) fn room(r: Request) -> Room {
     let (memory, max) = unsafe {
         let index = nginx_sys::ngx_http_core_module.ctx_index;
         let clcf = (*(*r.as_ptr()).loc_conf.add(index)).cast::<ngx_http_core_loc_conf_t>();
-        (
-            (*clcf).client_body_buffer_size,
-            (*clcf).client_max_body_size,
-        )
+        ((*clcf).client_body_buffer_size, (*clcf).client_max_body_size)
     };
     let max = match u64::try_from(max) {
         Ok(0) | Err(_) => u64::MAX,

@@ -23,10 +23,7 @@ pub(crate) struct Out {
 
 impl Default for Out {
     fn default() -> Self {
-        Out {
-            first: ptr::null_mut(),
-            last: ptr::null_mut(),
-        }
+        Out { first: ptr::null_mut(), last: ptr::null_mut() }
     }
 }
 
@@ -107,10 +104,7 @@ pub(crate) fn take(
     for buf in buffers(chain) {
         // SAFETY: the buffer is a live one of the chain.
         let (last, flush) = unsafe {
-            (
-                ffi::ngx_http_wasm_b_last_buf(buf) != 0,
-                ffi::ngx_http_wasm_b_flush(buf) != 0,
-            )
+            (ffi::ngx_http_wasm_b_last_buf(buf) != 0, ffi::ngx_http_wasm_b_flush(buf) != 0)
         };
         taken.last |= last;
         taken.flush |= flush;
@@ -207,11 +201,7 @@ impl Default for Reader {
 impl Reader {
     /// A reader at the start of a chain that lives as long as the request.
     pub(crate) const fn of(chain: *mut ngx_chain_t) -> Self {
-        Reader {
-            start: chain,
-            link: chain,
-            at: 0,
-        }
+        Reader { start: chain, link: chain, at: 0 }
     }
 
     /// Back to the first byte.
@@ -227,10 +217,7 @@ impl Reader {
             let Some((buf, next)) =
                 (unsafe { self.link.as_ref().map(|link| (link.buf, link.next)) })
             else {
-                return Ok(Chunk {
-                    len: asked - to.len(),
-                    eof: true,
-                });
+                return Ok(Chunk { len: asked - to.len(), eof: true });
             };
             let left = remaining(buf, self.at);
             if left == 0 {
@@ -239,10 +226,7 @@ impl Reader {
                 continue;
             }
             if to.is_empty() {
-                return Ok(Chunk {
-                    len: asked,
-                    eof: false,
-                });
+                return Ok(Chunk { len: asked, eof: false });
             }
             let len = usize::try_from(left).unwrap_or(usize::MAX).min(to.len());
             let (filled, rest) = to.split_at_mut(len);

@@ -43,10 +43,7 @@ pub(crate) struct Failure {
 
 impl Failure {
     fn new(reason: impl Into<String>) -> Self {
-        Failure {
-            reason: reason.into(),
-            backtrace: None,
-        }
+        Failure { reason: reason.into(), backtrace: None }
     }
 }
 
@@ -118,16 +115,12 @@ pub(crate) fn try_out(
                 Some((reason, backtrace)) => (reason, Some(backtrace.to_owned())),
                 None => (&*text, None),
             };
-            Err(Failure {
-                reason: reason.to_owned(),
-                backtrace,
-            })
+            Err(Failure { reason: reason.to_owned(), backtrace })
         }
         _ => Err(Failure::new(match status {
-            Some(status) if libc::WIFSIGNALED(status) => format!(
-                "compiling or starting it ended with signal {}",
-                libc::WTERMSIG(status)
-            ),
+            Some(status) if libc::WIFSIGNALED(status) => {
+                format!("compiling or starting it ended with signal {}", libc::WTERMSIG(status))
+            }
             _ => "compiling or starting it ended without a result".to_owned(),
         })),
     }
@@ -146,18 +139,14 @@ fn child(
     let result = catch_unwind(AssertUnwindSafe(|| attempt(engine, source, settings, log)))
         .unwrap_or_else(|_| Err(Failure::new("the compiler panicked")));
     let said = match result {
-        Ok(bytes) => parent
-            .write_all(&[COMPILED])
-            .and_then(|()| parent.write_all(&bytes)),
+        Ok(bytes) => parent.write_all(&[COMPILED]).and_then(|()| parent.write_all(&bytes)),
         Err(failure) => {
             let mut text = failure.reason;
             if let Some(backtrace) = failure.backtrace {
                 text.push(SEPARATOR);
                 text.push_str(&backtrace);
             }
-            parent
-                .write_all(&[REFUSED])
-                .and_then(|()| parent.write_all(text.as_bytes()))
+            parent.write_all(&[REFUSED]).and_then(|()| parent.write_all(text.as_bytes()))
         }
     };
     i32::from(said.is_err())
@@ -215,23 +204,14 @@ fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 /// Reads everything the child says, for as long as it may take.
 fn listen(mut pipe: File, limit: Duration) -> Result<Vec<u8>, Failure> {
     let late = || {
-        Failure::new(format!(
-            "compiling and starting it took longer than {} s",
-            limit.as_secs()
-        ))
+        Failure::new(format!("compiling and starting it took longer than {} s", limit.as_secs()))
     };
     let end = Instant::now() + limit;
     let mut said = Vec::new();
     let mut buffer = vec![0; 1 << 16];
     loop {
-        let left = end
-            .checked_duration_since(Instant::now())
-            .ok_or_else(late)?;
-        let mut poll = libc::pollfd {
-            fd: pipe.as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        };
+        let left = end.checked_duration_since(Instant::now()).ok_or_else(late)?;
+        let mut poll = libc::pollfd { fd: pipe.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         let ms = i32::try_from(left.as_millis()).unwrap_or(i32::MAX);
         // SAFETY: one pollfd, which lives through the call.
         match unsafe { libc::poll(&raw mut poll, 1, ms) } {
@@ -244,9 +224,7 @@ fn listen(mut pipe: File, limit: Duration) -> Result<Vec<u8>, Failure> {
             Ok(len) => said.extend_from_slice(&buffer[..len]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => {
-                return Err(Failure::new(format!(
-                    "reading from its process failed: {error}"
-                )));
+                return Err(Failure::new(format!("reading from its process failed: {error}")));
             }
         }
     }

@@ -37,10 +37,7 @@ pub(crate) fn begin(ctx: &Rc<Ctx>) -> Result<Collected, NoMemory> {
                     too_much(ctx, &SpoolError::TooLarge(max));
                     return Ok(Collected::Failed(BAD_GATEWAY));
                 }
-                reply.flow = Flow::Whole {
-                    body: prefix,
-                    complete: false,
-                };
+                reply.flow = Flow::Whole { body: prefix, complete: false };
                 r.take_body();
                 held
             }

@@ -50,11 +50,7 @@ struct Key {
 impl MainConf {
     fn new() -> Self {
         LIVE.fetch_add(1, Ordering::Relaxed);
-        MainConf {
-            engine: None,
-            modules: HashMap::new(),
-            plugins: HashMap::new(),
-        }
+        MainConf { engine: None, modules: HashMap::new(), plugins: HashMap::new() }
     }
 
     /// Whether any location may have a guest.
@@ -105,8 +101,7 @@ pub(crate) enum Lines {
 impl LocConf {
     /// The guests of the location the request is in; empty where there are none.
     pub(crate) fn guests<'a>(r: Request) -> &'a [Rc<Plugin>] {
-        r.loc_conf::<LocConf>(super::ctx_index())
-            .map_or(&[], |conf| &conf.guests)
+        r.loc_conf::<LocConf>(super::ctx_index()).map_or(&[], |conf| &conf.guests)
     }
 
     /// How much of a response may be held, and how much of that in memory.
@@ -152,13 +147,8 @@ pub(crate) unsafe extern "C" fn merge_loc_conf(
     guard(CONF_ERROR, || {
         // SAFETY: both are what create_loc_conf returned, and different ones; the main conf is
         // another object, and merging happens inside the http block.
-        let (parent, child, main) = unsafe {
-            (
-                &*parent.cast::<LocConf>(),
-                &mut *child.cast::<LocConf>(),
-                main_conf(cf),
-            )
-        };
+        let (parent, child, main) =
+            unsafe { (&*parent.cast::<LocConf>(), &mut *child.cast::<LocConf>(), main_conf(cf)) };
         child.inherit(parent);
         // SAFETY: for this callback.
         let cf = unsafe { Cf::new(cf) };
@@ -252,8 +242,7 @@ impl MainConf {
             }
             Err(reason) => {
                 let path = Escaped(&line.path);
-                line.place
-                    .report(cf, format_args!("http_wasm guest \"{path}\": {reason}"));
+                line.place.report(cf, format_args!("http_wasm guest \"{path}\": {reason}"));
                 Err(Reported)
             }
         }

@@ -344,14 +344,8 @@ impl Ctx {
     pub(crate) fn next_guest<'a>(&self, guests: &'a [Rc<Plugin>]) -> Option<&'a Rc<Plugin>> {
         let levels = self.levels.borrow();
         guests.iter().enumerate().find_map(|(at, guest)| {
-            let due = guests[..=at]
-                .iter()
-                .filter(|other| Rc::ptr_eq(other, guest))
-                .count();
-            let met = levels
-                .iter()
-                .filter(|level| Rc::ptr_eq(&level.plugin, guest))
-                .count();
+            let due = guests[..=at].iter().filter(|other| Rc::ptr_eq(other, guest)).count();
+            let met = levels.iter().filter(|level| Rc::ptr_eq(&level.plugin, guest)).count();
             (met < due).then_some(guest)
         })
     }

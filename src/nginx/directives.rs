@@ -42,26 +42,10 @@ macro_rules! directive {
 /// The module's directives.
 pub(crate) static mut COMMANDS: [ngx_command_t; 6] = [
     command(c"http_wasm", NGX_CONF_1MORE, directive!(http_wasm)),
-    command(
-        c"http_wasm_memory_limit",
-        NGX_CONF_TAKE1,
-        directive!(http_wasm_memory_limit),
-    ),
-    command(
-        c"http_wasm_response_buffer",
-        NGX_CONF_TAKE12,
-        directive!(http_wasm_response_buffer),
-    ),
-    command(
-        c"http_wasm_slice",
-        NGX_CONF_TAKE1,
-        directive!(http_wasm_slice),
-    ),
-    command(
-        c"http_wasm_timeout",
-        NGX_CONF_TAKE1,
-        directive!(http_wasm_timeout),
-    ),
+    command(c"http_wasm_memory_limit", NGX_CONF_TAKE1, directive!(http_wasm_memory_limit)),
+    command(c"http_wasm_response_buffer", NGX_CONF_TAKE12, directive!(http_wasm_response_buffer)),
+    command(c"http_wasm_slice", NGX_CONF_TAKE1, directive!(http_wasm_slice)),
+    command(c"http_wasm_timeout", NGX_CONF_TAKE1, directive!(http_wasm_timeout)),
     ngx_command_t::empty(),
 ];
 
@@ -111,9 +95,7 @@ pub(crate) struct ConfError {
 
 impl ConfError {
     pub(crate) fn new(reason: impl Into<String>) -> Self {
-        ConfError {
-            reason: reason.into(),
-        }
+        ConfError { reason: reason.into() }
     }
 }
 
@@ -121,9 +103,7 @@ impl ConfError {
 fn http_wasm(cf: &Cf, loc: &mut LocConf) -> Result<(), ConfError> {
     let args = cf.args();
     let Some((&path, parameters)) = args.get(1..).and_then(<[_]>::split_first) else {
-        return Err(ConfError::new(
-            "\"http_wasm\" expects the path of a guest, or \"off\"",
-        ));
+        return Err(ConfError::new("\"http_wasm\" expects the path of a guest, or \"off\""));
     };
     if path == b"off" && parameters.is_empty() {
         return match loc.lines {
@@ -157,10 +137,7 @@ fn http_wasm_response_buffer(cf: &Cf, loc: &mut LocConf) -> Result<(), ConfError
         match arg.strip_prefix(b"max=") {
             Some(value) if max.is_none() => max = Some(size(arg, value)?),
             Some(_) => {
-                return Err(ConfError::new(format!(
-                    "duplicate parameter \"{}\"",
-                    Escaped(arg)
-                )));
+                return Err(ConfError::new(format!("duplicate parameter \"{}\"", Escaped(arg))));
             }
             None => {
                 room.memory = usize::try_from(size(arg, arg)?).unwrap_or(usize::MAX);
@@ -190,11 +167,7 @@ fn http_wasm_memory_limit(cf: &Cf, loc: &mut LocConf) -> Result<(), ConfError> {
             Escaped(arg)
         )));
     }
-    once(
-        cf,
-        &mut loc.memory_limit,
-        usize::try_from(bytes).unwrap_or(usize::MAX),
-    )
+    once(cf, &mut loc.memory_limit, usize::try_from(bytes).unwrap_or(usize::MAX))
 }
 
 /// `http_wasm_slice TIME;`
@@ -215,20 +188,14 @@ fn once<T>(cf: &Cf, slot: &mut Option<T>, value: T) -> Result<(), ConfError> {
         None => Ok(()),
         Some(_) => {
             let name = cf.args().first().copied().unwrap_or_default();
-            Err(ConfError::new(format!(
-                "\"{}\" directive is duplicate",
-                Escaped(name)
-            )))
+            Err(ConfError::new(format!("\"{}\" directive is duplicate", Escaped(name))))
         }
     }
 }
 
 /// A time as nginx writes it, at least a millisecond.
 fn time(arg: &[u8]) -> Result<Duration, ConfError> {
-    let mut text = ngx_str_t {
-        len: arg.len(),
-        data: arg.as_ptr().cast_mut(),
-    };
+    let mut text = ngx_str_t { len: arg.len(), data: arg.as_ptr().cast_mut() };
     // SAFETY: the string is a word of the configuration; the function only reads it.
     let ms = unsafe { nginx_sys::ngx_parse_time(&raw mut text, 0) };
     match u64::try_from(ms) {
@@ -242,10 +209,7 @@ fn time(arg: &[u8]) -> Result<Duration, ConfError> {
 
 /// A size as nginx writes it: a number with k, m or g.
 fn size(arg: &[u8], value: &[u8]) -> Result<u64, ConfError> {
-    let mut text = ngx_str_t {
-        len: value.len(),
-        data: value.as_ptr().cast_mut(),
-    };
+    let mut text = ngx_str_t { len: value.len(), data: value.as_ptr().cast_mut() };
     // SAFETY: the string is a word of the configuration; the function only reads it.
     let size = unsafe { nginx_sys::ngx_parse_offset(&raw mut text) };
     u64::try_from(size).map_err(|_| {
@@ -275,8 +239,7 @@ impl Place {
     /// Reports a configuration error that shows after the line was read.
     pub(crate) fn report(&self, cf: &Cf, text: fmt::Arguments<'_>) {
         let file = Escaped(&self.file);
-        cf.log()
-            .write(EMERG, format_args!("{text} in {file}:{}", self.line));
+        cf.log().write(EMERG, format_args!("{text} in {file}:{}", self.line));
     }
 }
 
@@ -311,12 +274,7 @@ impl Line {
             }
         }
         let name = name.unwrap_or_else(|| default_name(&path));
-        Ok(Line {
-            path,
-            name,
-            config: config.unwrap_or_default(),
-            place: cf.place(),
-        })
+        Ok(Line { path, name, config: config.unwrap_or_default(), place: cf.place() })
     }
 }
 
@@ -324,9 +282,7 @@ impl Line {
 fn guest_name(value: &[u8]) -> Result<String, ConfError> {
     let valid = !value.is_empty()
         && value.len() <= 64
-        && value
-            .iter()
-            .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(b));
+        && value.iter().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(b));
     match std::str::from_utf8(value) {
         Ok(name) if valid => Ok(name.to_owned()),
         _ => Err(ConfError::new(format!(
@@ -338,9 +294,7 @@ fn guest_name(value: &[u8]) -> Result<String, ConfError> {
 
 /// The file's name without its ending.
 fn default_name(path: &[u8]) -> String {
-    let stem = Path::new(std::ffi::OsStr::from_bytes(path))
-        .file_stem()
-        .unwrap_or_default();
+    let stem = Path::new(std::ffi::OsStr::from_bytes(path)).file_stem().unwrap_or_default();
     Escaped(stem.as_bytes()).to_string()
 }
 
@@ -358,11 +312,7 @@ impl Cf {
     fn args(&self) -> Vec<&[u8]> {
         // SAFETY: during a directive's callback cf->args is its array of words.
         unsafe {
-            (*(*self.0).args)
-                .as_slice::<ngx_str_t>()
-                .iter()
-                .map(|&word| bytes(word))
-                .collect()
+            (*(*self.0).args).as_slice::<ngx_str_t>().iter().map(|&word| bytes(word)).collect()
         }
     }
 
@@ -386,14 +336,8 @@ impl Cf {
         // directives from the command line.
         unsafe {
             match (*self.0).conf_file.as_ref() {
-                Some(file) => Place {
-                    file: bytes(file.file.name).to_vec(),
-                    line: file.line,
-                },
-                None => Place {
-                    file: b"the command line".to_vec(),
-                    line: 0,
-                },
+                Some(file) => Place { file: bytes(file.file.name).to_vec(), line: file.line },
+                None => Place { file: b"the command line".to_vec(), line: 0 },
             }
         }
     }
@@ -405,10 +349,7 @@ impl Cf {
 
     /// A path made absolute against nginx's prefix.
     fn full_name(&self, path: &[u8]) -> Result<Vec<u8>, ConfError> {
-        let mut name = ngx_str_t {
-            len: path.len(),
-            data: path.as_ptr().cast_mut(),
-        };
+        let mut name = ngx_str_t { len: path.len(), data: path.as_ptr().cast_mut() };
         // SAFETY: `name` describes a word of the configuration, which is NUL-terminated as the
         // function expects; it only replaces the string, in the cycle's pool.
         unsafe {
@@ -431,10 +372,7 @@ impl Cf {
     /// Where in the guest a failure happened, before the line that says what it means.
     pub(crate) fn report_frames(&self, backtrace: Option<&str>) {
         for frame in backtrace.into_iter().flat_map(str::lines) {
-            self.log().write(
-                WARN,
-                format_args!("http_wasm:   {}", Escaped(frame.as_bytes())),
-            );
+            self.log().write(WARN, format_args!("http_wasm:   {}", Escaped(frame.as_bytes())));
         }
     }
 }

@@ -68,21 +68,13 @@ impl Exchange {
         Exchange {
             name: plugin.name(),
             log: r.log(),
-            lent: Some(Lent {
-                ctx: Rc::clone(ctx),
-                r,
-                io: ctx.io.take(),
-            }),
+            lent: Some(Lent { ctx: Rc::clone(ctx), r, io: ctx.io.take() }),
         }
     }
 
     /// An exchange without a request.
     pub(crate) fn without_request(name: Rc<str>, log: Log) -> Self {
-        Exchange {
-            name,
-            log,
-            lent: None,
-        }
+        Exchange { name, log, lent: None }
     }
 
     fn io(&self) -> Option<(Request, &Io)> {
@@ -164,29 +156,22 @@ impl Host for Exchange {
     }
 
     fn source_addr(&self) -> Cow<'_, [u8]> {
-        self.io()
-            .map_or(Cow::Borrowed(b""), |(r, _)| r.source_addr())
+        self.io().map_or(Cow::Borrowed(b""), |(r, _)| r.source_addr())
     }
 
     fn fields(&self, kind: FieldKind) -> impl Iterator<Item = (&[u8], &[u8])> {
         let lent = self.io();
-        let early = lent
-            .filter(|(_, io)| io.mode == Mode::Request)
-            .map(|(_, io)| {
-                let lines = io.early.lines(kind).iter();
-                lines.map(|(name, value)| (name.as_slice(), value.as_slice()))
-            });
+        let early = lent.filter(|(_, io)| io.mode == Mode::Request).map(|(_, io)| {
+            let lines = io.early.lines(kind).iter();
+            lines.map(|(name, value)| (name.as_slice(), value.as_slice()))
+        });
         let sent = lent.filter(|(_, io)| io.mode != Mode::Request);
         let of = |wanted| move |_: &(Request, &Io)| kind == wanted;
-        let request = lent
-            .filter(of(FieldKind::Request))
-            .map(|(r, _)| headers_in::fields(r));
-        let response = sent
-            .filter(of(FieldKind::Response))
-            .map(|(r, io)| headers_out::fields(r, &io.outside));
-        let trailers = sent
-            .filter(of(FieldKind::ResponseTrailers))
-            .map(|(r, _)| trailers::fields(r));
+        let request = lent.filter(of(FieldKind::Request)).map(|(r, _)| headers_in::fields(r));
+        let response =
+            sent.filter(of(FieldKind::Response)).map(|(r, io)| headers_out::fields(r, &io.outside));
+        let trailers =
+            sent.filter(of(FieldKind::ResponseTrailers)).map(|(r, _)| trailers::fields(r));
         request
             .into_iter()
             .flatten()
@@ -286,10 +271,7 @@ impl Host for Exchange {
                     Ok(chunk)
                 }
                 (BodyKind::Response, _) => {
-                    let chunk = io
-                        .response
-                        .read(io.response_read, buf)
-                        .map_err(unreadable)?;
+                    let chunk = io.response.read(io.response_read, buf).map_err(unreadable)?;
                     io.response_read += chunk.len as u64;
                     Ok(chunk)
                 }
@@ -304,11 +286,7 @@ impl Host for Exchange {
         let (body, what, room) = match (kind, io.mode) {
             (BodyKind::Request, _) => {
                 let body = io.request_written.get_or_insert_default();
-                (
-                    body,
-                    "the request body (client_max_body_size)",
-                    body::room(r),
-                )
+                (body, "the request body (client_max_body_size)", body::room(r))
             }
             (BodyKind::Response, mode) => {
                 let body = if mode == Mode::Request {
@@ -317,11 +295,7 @@ impl Host for Exchange {
                     io.response_emptied = false;
                     io.response_written.get_or_insert_default()
                 };
-                (
-                    body,
-                    "the response body (http_wasm_response_buffer)",
-                    LocConf::response_room(r),
-                )
+                (body, "the response body (http_wasm_response_buffer)", LocConf::response_room(r))
             }
         };
         if write == Write::Replace {

@@ -140,10 +140,7 @@ fn begin(ctx: &Rc<Ctx>) -> Result<(), NoMemory> {
         }
         r.set_method_number(sent);
     }
-    *ctx.reply.borrow_mut() = Reply {
-        validators: Validators::of(r),
-        ..Reply::default()
-    };
+    *ctx.reply.borrow_mut() = Reply { validators: Validators::of(r), ..Reply::default() };
     let early = ctx.with_io(|io| {
         io.response = Body::default();
         std::mem::take(&mut io.early)
@@ -204,9 +201,7 @@ fn run(ctx: &Rc<Ctx>) -> Result<Turn, NoMemory> {
 /// owed one. What that guest wrote before the next handler ran goes before the body from here on.
 fn innermost_owed(ctx: &Ctx) -> Option<bool> {
     let mut levels = ctx.levels.borrow_mut();
-    let level = levels
-        .iter_mut()
-        .rfind(|level| matches!(level.state, LevelState::Owed { .. }))?;
+    let level = levels.iter_mut().rfind(|level| matches!(level.state, LevelState::Owed { .. }))?;
     let early = std::mem::take(&mut level.early);
     ctx.reply.borrow_mut().prepend(early);
     Some(level.buffers_response())
@@ -238,11 +233,7 @@ fn finish(ctx: &Rc<Ctx>, called: Called) -> Result<(), ngx_int_t> {
     }
     let Some((read, written, emptied)) = ctx.with_io(|io| {
         let emptied = io.response_emptied && io.mode == Mode::Response { body: true };
-        (
-            std::mem::take(&mut io.response),
-            io.response_written.take(),
-            emptied,
-        )
+        (std::mem::take(&mut io.response), io.response_written.take(), emptied)
     }) else {
         return Ok(());
     };
@@ -308,11 +299,7 @@ fn release(ctx: &Rc<Ctx>) -> ngx_int_t {
             Flow::Whole { .. } if has_no_body(r) => (None, Stage::Done),
             Flow::Stream { prefix, held } => (
                 announced.map(|len| len + prefix.len()),
-                if prefix.is_empty() && held.is_empty() {
-                    Stage::Done
-                } else {
-                    Stage::Sending
-                },
+                if prefix.is_empty() && held.is_empty() { Stage::Done } else { Stage::Sending },
             ),
             Flow::Whole { body, .. } => (Some(body.len()), Stage::Sending),
         };
@@ -374,11 +361,7 @@ fn send_body(ctx: &Rc<Ctx>, chain: *mut ngx_chain_t) -> Result<ngx_int_t, NoMemo
     }
     let output = match output {
         Some(output) => output,
-        None => *ctx
-            .reply
-            .borrow_mut()
-            .output
-            .insert(Output::create(r, Some(output_filter))?),
+        None => *ctx.reply.borrow_mut().output.insert(Output::create(r, Some(output_filter))?),
     };
     let rc = output.send(out.first());
     let pending = output.is_pending();

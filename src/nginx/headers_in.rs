@@ -44,9 +44,7 @@ const CACHED_PREFIXES: [&[u8]; 2] = [b"http_", b"cookie_"];
 
 /// Whether the guest's changes to this header are ignored.
 pub(crate) fn is_framing(name: &[u8]) -> bool {
-    FRAMING
-        .iter()
-        .any(|framing| name.eq_ignore_ascii_case(framing))
+    FRAMING.iter().any(|framing| name.eq_ignore_ascii_case(framing))
 }
 
 /// Walks an nginx list of headers, in order.
@@ -302,10 +300,7 @@ fn refresh(r: Request, name: &[u8], value: &[u8]) -> Result<(), NoMemory> {
 /// (`ngx_http_validate_host()`).
 fn server_name(host: &[u8]) -> Vec<u8> {
     let end = match host.first() {
-        Some(b'[') => host
-            .iter()
-            .position(|&b| b == b']')
-            .map_or(host.len(), |at| at + 1),
+        Some(b'[') => host.iter().position(|&b| b == b']').map_or(host.len(), |at| at + 1),
         _ => host.iter().position(|&b| b == b':').unwrap_or(host.len()),
     };
     let name = host[..end].to_ascii_lowercase();
@@ -356,10 +351,7 @@ pub(crate) fn forget_variables(r: Request) {
 }
 
 fn mirrors_request(variable: &[u8]) -> bool {
-    CACHED.contains(&variable)
-        || CACHED_PREFIXES
-            .iter()
-            .any(|prefix| variable.starts_with(prefix))
+    CACHED.contains(&variable) || CACHED_PREFIXES.iter().any(|prefix| variable.starts_with(prefix))
 }
 
 /// # Safety
@@ -374,8 +366,5 @@ unsafe fn core_main_conf(r: Request) -> *mut ngx_http_core_main_conf_t {
 
 /// An nginx string for a constant; nginx never writes to it.
 pub(crate) const fn constant(text: &'static CStr) -> ngx_str_t {
-    ngx_str_t {
-        len: text.count_bytes(),
-        data: text.as_ptr().cast_mut().cast(),
-    }
+    ngx_str_t { len: text.count_bytes(), data: text.as_ptr().cast_mut().cast() }
 }

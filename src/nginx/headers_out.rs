@@ -36,9 +36,7 @@ const SINGLETONS: [&[u8]; 7] = [
 
 /// Whether the guest's changes to this header are ignored.
 pub(crate) fn is_framing(name: &[u8]) -> bool {
-    FRAMING
-        .iter()
-        .any(|framing| name.eq_ignore_ascii_case(framing))
+    FRAMING.iter().any(|framing| name.eq_ignore_ascii_case(framing))
 }
 
 fn is(name: &[u8], other: &str) -> bool {
@@ -419,12 +417,8 @@ pub(crate) mod trailers {
     use super::*;
 
     /// Fields that a receiver must know before the body (RFC 9110, 6.5.1).
-    const FORBIDDEN: [&[u8]; 4] = [
-        b"content-encoding",
-        b"content-length",
-        b"content-range",
-        b"content-type",
-    ];
+    const FORBIDDEN: [&[u8]; 4] =
+        [b"content-encoding", b"content-length", b"content-range", b"content-type"];
 
     fn list(r: Request) -> *mut ngx_list_t {
         // SAFETY: only an address is taken of the live request.
@@ -445,11 +439,7 @@ pub(crate) mod trailers {
 
     /// Appends a line.
     pub(crate) fn add(r: Request, name: &[u8], value: &[u8]) -> Result<(), NoMemory> {
-        if is_framing(name)
-            || FORBIDDEN
-                .iter()
-                .any(|other| name.eq_ignore_ascii_case(other))
-        {
+        if is_framing(name) || FORBIDDEN.iter().any(|other| name.eq_ignore_ascii_case(other)) {
             return Ok(());
         }
         // SAFETY: the list is the live request's; nginx initialises it with the request.

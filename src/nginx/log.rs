@@ -116,9 +116,6 @@ impl fmt::Display for Escaped<'_> {
 pub(crate) fn install_panic_hook() {
     std::panic::set_hook(Box::new(|panic| {
         let text = panic.to_string();
-        Log::cycle().write(
-            ALERT,
-            format_args!("http_wasm: {}", Escaped(text.as_bytes())),
-        );
+        Log::cycle().write(ALERT, format_args!("http_wasm: {}", Escaped(text.as_bytes())));
     }));
 }

@@ -11,10 +11,7 @@ use super::ffi::{self, NoMemory};
 use super::request::Request;
 
 /// What nginx's `output_buffers` is by default.
-const BUFFERS: ngx_bufs_t = ngx_bufs_t {
-    num: 2,
-    size: 32 << 10,
-};
+const BUFFERS: ngx_bufs_t = ngx_bufs_t { num: 2, size: 32 << 10 };
 
 /// A body on its way to the filters after ours.
 #[derive(Clone, Copy)]

@@ -60,10 +60,7 @@ impl Plugin {
             Take::Create => None,
             Take::Full => return Err(Fault::Busy),
         };
-        Ok(Lease {
-            plugin: Rc::clone(plugin),
-            instance,
-        })
+        Ok(Lease { plugin: Rc::clone(plugin), instance })
     }
 
     /// Says once that the guest returns something other than 0 or 1 as "next".
@@ -153,10 +150,7 @@ impl Fault {
     pub(crate) fn log(&self, plugin: &Plugin, log: Log) {
         let name = &plugin.name;
         let text = self.to_string();
-        log.write(
-            ERR,
-            format_args!("http_wasm guest \"{name}\": {}", Escaped(text.as_bytes())),
-        );
+        log.write(ERR, format_args!("http_wasm guest \"{name}\": {}", Escaped(text.as_bytes())));
         let backtrace = match self {
             Fault::Call(error) => error.backtrace(),
             Fault::Start(error) => error.backtrace(),
@@ -165,10 +159,7 @@ impl Fault {
         for frame in backtrace.iter().flat_map(|frames| frames.lines()) {
             log.write(
                 ERR,
-                format_args!(
-                    "http_wasm guest \"{name}\":   {}",
-                    Escaped(frame.as_bytes())
-                ),
+                format_args!("http_wasm guest \"{name}\":   {}", Escaped(frame.as_bytes())),
             );
         }
     }

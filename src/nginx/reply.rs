@@ -42,10 +42,7 @@ pub(crate) enum Flow {
 
 impl Default for Flow {
     fn default() -> Self {
-        Flow::Stream {
-            prefix: Body::default(),
-            held: Out::default(),
-        }
+        Flow::Stream { prefix: Body::default(), held: Out::default() }
     }
 }
 

@@ -181,10 +181,7 @@ impl Request {
             ptr::copy_nonoverlapping(data.as_ptr(), to, data.len());
             *to.add(data.len()) = 0;
         }
-        Ok(ngx_str_t {
-            len: data.len(),
-            data: to,
-        })
+        Ok(ngx_str_t { len: data.len(), data: to })
     }
 
     /// Room for `len` bytes in the request's pool, uninitialised.
@@ -286,11 +283,7 @@ impl Request {
         // SAFETY: the connection outlives the request.
         unsafe {
             let bits = ffi::ngx_http_wasm_c_buffered(c);
-            let bits = if held {
-                bits | ffi::BUFFERED
-            } else {
-                bits & !ffi::BUFFERED
-            };
+            let bits = if held { bits | ffi::BUFFERED } else { bits & !ffi::BUFFERED };
             ffi::ngx_http_wasm_set_c_buffered(c, bits);
         }
     }
@@ -423,10 +416,7 @@ pub(crate) type ngx_cleanup_pt_fn = unsafe extern "C" fn(*mut c_void);
 
 /// nginx's empty string.
 pub(crate) const fn empty() -> ngx_str_t {
-    ngx_str_t {
-        len: 0,
-        data: ptr::null_mut(),
-    }
+    ngx_str_t { len: 0, data: ptr::null_mut() }
 }
 
 /// nginx's bit for a method, "unknown" for those it has none for.

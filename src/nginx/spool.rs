@@ -23,10 +23,7 @@ pub(crate) struct Room {
 impl Room {
     /// What `http_wasm_response_buffer` is when nobody sets it: the memory is nginx's
     /// `proxy_buffers` (8 of 8 kB), the maximum what a worker's temporary disk should bear.
-    pub(crate) const RESPONSE: Room = Room {
-        memory: 64 << 10,
-        max: 64 << 20,
-    };
+    pub(crate) const RESPONSE: Room = Room { memory: 64 << 10, max: 64 << 20 };
 }
 
 /// Why bytes could not be added to a body.
@@ -125,11 +122,7 @@ impl Body {
         self.tail.clear();
         match self.pieces.last_mut() {
             Some(Piece::File { at: start, len, .. }) if *start + *len == at => *len += added,
-            _ => self.pieces.push(Piece::File {
-                file,
-                at,
-                len: added,
-            }),
+            _ => self.pieces.push(Piece::File { file, at, len: added }),
         }
         Ok(())
     }
@@ -139,19 +132,12 @@ impl Body {
         let mut filled = 0;
         let eof = at.saturating_add(to.len() as u64) >= self.len;
         // There are few: what is written goes to one tail and one file.
-        for span in self
-            .pieces
-            .iter()
-            .map(Piece::span)
-            .chain([Span::Memory(&self.tail)])
-        {
+        for span in self.pieces.iter().map(Piece::span).chain([Span::Memory(&self.tail)]) {
             let Some(left) = span.len().checked_sub(at) else {
                 at -= span.len();
                 continue;
             };
-            let step = usize::try_from(left)
-                .unwrap_or(usize::MAX)
-                .min(to.len() - filled);
+            let step = usize::try_from(left).unwrap_or(usize::MAX).min(to.len() - filled);
             span.read_at(at, &mut to[filled..filled + step])?;
             filled += step;
             at = 0;
@@ -171,8 +157,7 @@ impl Body {
     /// Ends the piece that was growing.
     fn seal(&mut self) {
         if !self.tail.is_empty() {
-            self.pieces
-                .push(Piece::Memory(std::mem::take(&mut self.tail).into()));
+            self.pieces.push(Piece::Memory(std::mem::take(&mut self.tail).into()));
         }
     }
 
@@ -243,9 +228,7 @@ struct TempFile(*mut ngx_file_t);
 
 impl TempFile {
     fn create(r: Request) -> io::Result<Self> {
-        let file = r
-            .zeroed::<ngx_file_t>()
-            .map_err(|NoMemory| io::ErrorKind::OutOfMemory)?;
+        let file = r.zeroed::<ngx_file_t>().map_err(|NoMemory| io::ErrorKind::OutOfMemory)?;
         // SAFETY: the request is live and the file record in its pool; the path is the location's,
         // which the core always sets.
         let rc = unsafe {

@@ -66,19 +66,11 @@ impl Call {
     /// `handle_response` of the guest that handled the request.
     pub(crate) fn response(lease: Lease, ctx: &Rc<Ctx>, guest_ctx: u32) -> Self {
         let plugin = Rc::clone(lease.plugin());
-        Call::new(
-            &plugin,
-            Box::pin(response(lease, Rc::clone(ctx), guest_ctx)),
-        )
+        Call::new(&plugin, Box::pin(response(lease, Rc::clone(ctx), guest_ctx)))
     }
 
     fn new(plugin: &Rc<Plugin>, future: Pin<Box<dyn Future<Output = Called>>>) -> Self {
-        Call {
-            plugin: Rc::clone(plugin),
-            future,
-            turns: 0,
-            ran: Duration::ZERO,
-        }
+        Call { plugin: Rc::clone(plugin), future, turns: 0, ran: Duration::ZERO }
     }
 
     /// Lets the guest run until it returns, waits, or has used up its slice.
@@ -153,16 +145,11 @@ async fn request(plugin: Rc<Plugin>, ctx: Rc<Ctx>) -> Called {
     match next {
         Err(error) => failed(&plugin, &ctx, &Fault::Call(error)),
         Ok(Next::Stop) => Called::Answered,
-        Ok(Next::Continue {
-            ctx: guest_ctx,
-            odd,
-        }) => {
+        Ok(Next::Continue { ctx: guest_ctx, odd }) => {
             if odd {
                 plugin.warn_odd_next(ctx.log());
             }
-            let written = ctx
-                .with_io(|io| io.request_written.is_some())
-                .unwrap_or(false);
+            let written = ctx.with_io(|io| io.request_written.is_some()).unwrap_or(false);
             Called::Passed {
                 lease,
                 ctx: guest_ctx,
@@ -208,19 +195,11 @@ pub(crate) fn sleep(ctx: &Ctx, time: Duration) -> impl Future<Output = ()> {
     let asked = Cell::new(false);
     poll_fn(move |_| {
         if !asked.replace(true) {
-            ctx.want.set(if time.is_zero() {
-                Want::Nothing
-            } else {
-                Want::Sleep(time)
-            });
+            ctx.want.set(if time.is_zero() { Want::Nothing } else { Want::Sleep(time) });
             return Poll::Pending;
         }
         // The timer's event takes its mark away before it polls; any other poll finds it.
-        if ctx.want.get() == Want::Timer {
-            Poll::Pending
-        } else {
-            Poll::Ready(())
-        }
+        if ctx.want.get() == Want::Timer { Poll::Pending } else { Poll::Ready(()) }
     })
 }
 
@@ -295,11 +274,7 @@ fn read_body(ctx: &Rc<Ctx>) -> ReadBody {
     }
     // A reference remains, so the request is not freed here.
     r.finalize(DONE);
-    if ctx.body.get() == ClientBody::Ready {
-        ReadBody::Complete
-    } else {
-        ReadBody::Waiting
-    }
+    if ctx.body.get() == ClientBody::Ready { ReadBody::Complete } else { ReadBody::Waiting }
 }
 
 thread_local! {
@@ -385,14 +360,9 @@ pub(crate) fn call_owed(ctx: &Rc<Ctx>) {
 /// Takes the innermost guest that is owed a `handle_response`.
 pub(crate) fn take_owed(ctx: &Ctx) -> Option<(Lease, u32)> {
     let mut levels = ctx.levels.borrow_mut();
-    let level = levels
-        .iter_mut()
-        .rfind(|level| matches!(level.state, LevelState::Owed { .. }))?;
+    let level = levels.iter_mut().rfind(|level| matches!(level.state, LevelState::Owed { .. }))?;
     match std::mem::replace(&mut level.state, LevelState::Finished) {
-        LevelState::Owed {
-            lease,
-            ctx: guest_ctx,
-        } => {
+        LevelState::Owed { lease, ctx: guest_ctx } => {
             let request = level.request.take();
             ctx.with_io(|io| {
                 io.request = request;

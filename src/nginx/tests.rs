@@ -50,10 +50,8 @@ impl Bench {
                 folder: std::env::temp_dir().to_string_lossy().into_owned(),
                 loc_conf: [std::ptr::null_mut()],
             });
-            parts.path.name = ngx_str_t {
-                len: parts.folder.len(),
-                data: parts.folder.as_mut_ptr(),
-            };
+            parts.path.name =
+                ngx_str_t { len: parts.folder.len(), data: parts.folder.as_mut_ptr() };
             parts.location.client_body_temp_path = &raw mut parts.path;
             parts.loc_conf[0] = (&raw mut parts.location).cast();
             parts.connection.log = &raw mut parts.log;
@@ -61,10 +59,7 @@ impl Bench {
             parts.r.loc_conf = parts.loc_conf.as_mut_ptr();
             parts.r.pool = ngx_create_pool(4096, &raw mut parts.log);
             assert!(!parts.r.pool.is_null());
-            Bench {
-                r: &raw mut parts.r,
-                _parts: parts,
-            }
+            Bench { r: &raw mut parts.r, _parts: parts }
         }
     }
 
@@ -135,11 +130,8 @@ thread_local! {
 fn temporary_file(bytes: &[u8]) -> i32 {
     use std::io::Write;
     static NEXT: AtomicUsize = AtomicUsize::new(0);
-    let name = format!(
-        "http-wasm-test-{}-{}",
-        std::process::id(),
-        NEXT.fetch_add(1, Ordering::Relaxed)
-    );
+    let name =
+        format!("http-wasm-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
     let path = std::env::temp_dir().join(name);
     let mut file = std::fs::File::options()
         .read(true)

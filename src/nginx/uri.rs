@@ -25,10 +25,7 @@ pub(crate) fn set(request: Request, target: &[u8]) -> Result<bool, NoMemory> {
             ((*r).uri, (*r).args, (*r).exten),
             ((*r).uri_start, (*r).uri_end, (*r).args_start, (*r).uri_ext),
         );
-        (*r).uri = ngx_str_t {
-            len: raw.len + 1,
-            data: uri,
-        };
+        (*r).uri = ngx_str_t { len: raw.len + 1, data: uri };
         (*r).args = empty();
         (*r).exten = empty();
         (*r).uri_start = raw.data;
@@ -48,10 +45,7 @@ pub(crate) fn set(request: Request, target: &[u8]) -> Result<bool, NoMemory> {
         }
         if !args_start.is_null() {
             let at = args_start.offset_from(raw.data).unsigned_abs();
-            (*r).args = ngx_str_t {
-                len: raw.len - at,
-                data: args_start,
-            };
+            (*r).args = ngx_str_t { len: raw.len - at, data: args_start };
         }
         (*r).unparsed_uri = raw;
         // proxy_pass without a URI part sends unparsed_uri as it is; with one, the location's
@@ -86,12 +80,7 @@ fn escape(path: &[u8]) -> Vec<u8> {
     let mut text = vec![0; path.len() + 2 * escaped];
     // SAFETY: each escaped byte grows by two, and the destination has room for that.
     unsafe {
-        nginx_sys::ngx_escape_uri(
-            text.as_mut_ptr(),
-            path.as_ptr().cast_mut(),
-            path.len(),
-            kind,
-        )
+        nginx_sys::ngx_escape_uri(text.as_mut_ptr(), path.as_ptr().cast_mut(), path.len(), kind)
     };
     text
 }

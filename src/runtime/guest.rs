@@ -87,9 +87,7 @@ impl<H: Host> Guest<H> {
     pub fn new(engine: &Engine, module: &Module, settings: Settings) -> Result<Self, LoadError> {
         check_exports(module)?;
         check_sizes(module, &settings.limits)?;
-        let imports_wasi = module
-            .imports()
-            .any(|import| import.module() == WASI_MODULE);
+        let imports_wasi = module.imports().any(|import| import.module() == WASI_MODULE);
         let failed = |error| LoadError::Engine(describe(&error));
         let mut linker = Linker::new(engine.wasm());
         linker::add_to_linker(&mut linker).map_err(failed)?;
@@ -214,18 +212,8 @@ fn ran_code(error: &wasmtime::Error) -> bool {
 
 fn check_exports(module: &Module) -> Result<(), LoadError> {
     let functions: [(_, _, &[ValType], &[ValType]); 2] = [
-        (
-            EXPORT_HANDLE_REQUEST,
-            "a function () -> i64",
-            &[],
-            &[ValType::I64],
-        ),
-        (
-            EXPORT_HANDLE_RESPONSE,
-            "a function (i32, i32) -> ()",
-            &[ValType::I32, ValType::I32],
-            &[],
-        ),
+        (EXPORT_HANDLE_REQUEST, "a function () -> i64", &[], &[ValType::I64]),
+        (EXPORT_HANDLE_RESPONSE, "a function (i32, i32) -> ()", &[ValType::I32, ValType::I32], &[]),
     ];
     for (name, expected, params, results) in functions {
         let is_right = |ty: &ExternType| match ty {
@@ -262,11 +250,7 @@ fn check_export(
     match module.get_export(name) {
         None => Err(LoadError::MissingExport { name, expected }),
         Some(ty) if is_right(&ty) => Ok(()),
-        Some(ty) => Err(LoadError::ExportType {
-            name,
-            expected,
-            found: type_name(&ty),
-        }),
+        Some(ty) => Err(LoadError::ExportType { name, expected, found: type_name(&ty) }),
     }
 }
 
@@ -279,17 +263,13 @@ fn check_sizes(module: &Module, limits: &Limits) -> Result<(), LoadError> {
     if let Some(ExternType::Memory(memory)) = module.get_export(EXPORT_MEMORY) {
         let needs_bytes = memory.minimum().saturating_mul(memory.page_size());
         if needs_bytes > limits.memory_bytes as u64 {
-            return Err(LoadError::Memory {
-                needs_bytes,
-                limit_bytes: limits.memory_bytes,
-            });
+            return Err(LoadError::Memory { needs_bytes, limit_bytes: limits.memory_bytes });
         }
     }
     match resources.max_initial_table_size {
-        Some(needs) if needs > limits.table_elements as u64 => Err(LoadError::Table {
-            needs,
-            limit: limits.table_elements,
-        }),
+        Some(needs) if needs > limits.table_elements as u64 => {
+            Err(LoadError::Table { needs, limit: limits.table_elements })
+        }
         _ => Ok(()),
     }
 }

@@ -95,16 +95,8 @@ impl<H: Host> Instance<H> {
         is_error: bool,
     ) -> Result<(), CallError> {
         let arguments = (ctx, u32::from(is_error));
-        let loan = Loan::begin(
-            &mut self.store,
-            host,
-            Phase::Response,
-            EXPORT_HANDLE_RESPONSE,
-        )?;
-        let result = self
-            .handle_response
-            .call_async(&mut *loan.store, arguments)
-            .await;
+        let loan = Loan::begin(&mut self.store, host, Phase::Response, EXPORT_HANDLE_RESPONSE)?;
+        let result = self.handle_response.call_async(&mut *loan.store, arguments).await;
         loan.end(result)
     }
 
@@ -149,11 +141,7 @@ impl<'s, H: Host> Loan<'s, H> {
         data.state.lend(host, phase);
         // The next time the epoch goes forward the guest is asked how long it has been running.
         store.set_epoch_deadline(1);
-        Ok(Loan {
-            store,
-            call,
-            over: false,
-        })
+        Ok(Loan { store, call, over: false })
     }
 
     /// The call is over: takes the exchange back, after what the guest printed without a line
@@ -201,11 +189,9 @@ fn call_error(call: &'static str, error: wasmtime::Error, limiter: &Limiter) -> 
         None => describe(&error),
     };
     let cause = match limiter.refused_bytes {
-        Some(wanted_bytes) => Cause::MemoryLimit {
-            trap,
-            wanted_bytes,
-            limit_bytes: limiter.limits().memory_bytes,
-        },
+        Some(wanted_bytes) => {
+            Cause::MemoryLimit { trap, wanted_bytes, limit_bytes: limiter.limits().memory_bytes }
+        }
         None => Cause::Trap(trap),
     };
     CallError::new(call, cause, backtrace)

@@ -26,11 +26,7 @@ pub enum Take<T> {
 impl<T> Pool<T> {
     /// An empty pool. With a `max` of 0 every take finds it full.
     pub fn new(max: usize) -> Self {
-        Pool {
-            idle: Vec::new(),
-            live: 0,
-            max,
-        }
+        Pool { idle: Vec::new(), live: 0, max }
     }
 
     /// Takes one out, or the right to make one.

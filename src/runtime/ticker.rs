@@ -99,10 +99,7 @@ impl Ticker {
         let thread = Builder::new()
             .name("http-wasm-ticker".to_owned())
             .spawn(move || run(&engine, period))?;
-        Ok(Ticker {
-            pace,
-            thread: Some(thread),
-        })
+        Ok(Ticker { pace, thread: Some(thread) })
     }
 }
 

@@ -83,11 +83,7 @@ impl Wasi {
     }
 
     fn with_context(context: WasiP1Ctx) -> Self {
-        Wasi {
-            context,
-            stdout: Lines::default(),
-            stderr: Lines::default(),
-        }
+        Wasi { context, stdout: Lines::default(), stderr: Lines::default() }
     }
 
     /// What a store without a context would get. Stores of guests that import WASI have one; this
@@ -197,15 +193,8 @@ async fn fd_write<H: Host>(
         let (memory, context) = library_view(caller)?;
         let (iovs, iovs_len) = (iovs.cast_signed(), iovs_len.cast_signed());
         let mut memory = unshared(memory);
-        return library::fd_write(
-            context,
-            &mut memory,
-            fd,
-            iovs,
-            iovs_len,
-            written.cast_signed(),
-        )
-        .await;
+        return library::fd_write(context, &mut memory, fd, iovs, iovs_len, written.cast_signed())
+            .await;
     }
     let (mut memory, data) = split(caller)?;
     let wasi = Wasi::of(&mut data.wasi);
@@ -235,10 +224,7 @@ fn write_buffers(
 ) -> Option<i32> {
     memory.buffer(written, 4).ok()?;
     let list = memory.bytes(iovs, iovs_len.checked_mul(8)?).ok()?;
-    let buffers = || {
-        list.chunks_exact(8)
-            .map(|iov| memory.bytes(u32_at(iov, 0), u32_at(iov, 4)))
-    };
+    let buffers = || list.chunks_exact(8).map(|iov| memory.bytes(u32_at(iov, 0), u32_at(iov, 4)));
     if buffers().any(|buffer| buffer.is_err()) {
         return None;
     }
@@ -255,15 +241,11 @@ fn write_buffers(
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    let bytes = bytes
-        .get(at..at + 4)
-        .and_then(|bytes| bytes.try_into().ok());
+    let bytes = bytes.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
     bytes.map_or(0, u32::from_le_bytes)
 }
 
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    let bytes = bytes
-        .get(at..at + 8)
-        .and_then(|bytes| bytes.try_into().ok());
+    let bytes = bytes.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
     bytes.map_or(0, u64::from_le_bytes)
 }

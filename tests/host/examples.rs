@@ -20,13 +20,8 @@ fn auth_lets_one_password_through() {
         assert!(denied.exchange.response_headers.is_empty());
     }
 
-    let twice = auth()
-        .header("Authorization", right)
-        .header("Authorization", right);
-    assert_eq!(
-        twice.run().exchange.response_header("WWW-Authenticate"),
-        realm
-    );
+    let twice = auth().header("Authorization", right).header("Authorization", right);
+    assert_eq!(twice.run().exchange.response_header("WWW-Authenticate"), realm);
 
     let allowed = auth().header("AUTHORIZATION", right).run();
     assert_eq!((allowed.goes_on(), allowed.status()), (true, 200));
@@ -55,12 +50,7 @@ fn log_is_written_at_info_only() {
     let log = || Test::guest("examples/log.wat");
     assert_eq!(log().run().exchange.lines(Level::Info), ["hello world"]);
     assert!(log().log_level(Level::Warn).run().exchange.log.is_empty());
-    assert!(
-        log()
-            .log_level(Level::Debug)
-            .error()
-            .contains("unreachable")
-    );
+    assert!(log().log_level(Level::Debug).error().contains("unreachable"));
 }
 
 #[test]
@@ -70,10 +60,7 @@ fn router_strips_a_prefix_or_answers() {
         let answered = at(uri);
         assert!(!answered.goes_on());
         assert_eq!(answered.body(), "hello world");
-        assert_eq!(
-            answered.exchange.response_header("content-type"),
-            ["text/plain"]
-        );
+        assert_eq!(answered.exchange.response_header("content-type"), ["text/plain"]);
     }
     let long = format!("/{}", "a".repeat(256));
     for (uri, upstream) in [
@@ -96,10 +83,7 @@ fn redact_replaces_a_secret_in_both_bodies() {
         .body("hello open sesame world")
         .upstream(200, &[], "open sesameopen sesame.")
         .run();
-    assert_eq!(
-        outcome.to_upstream.final_request_body(),
-        "hello ########### world"
-    );
+    assert_eq!(outcome.to_upstream.final_request_body(), "hello ########### world");
     assert_eq!(outcome.body(), "######################.");
 
     let untouched = redact().body("hello").upstream(200, &[], "world").run();
@@ -157,14 +141,7 @@ fn small_guests_do_what_they_are_named_for() {
 
     let names = || Test::guest("e2e/header_names.wat");
     assert!(!names().run().goes_on());
-    assert!(
-        names()
-            .header("a", "1")
-            .header("B", "2")
-            .header("b", "3")
-            .run()
-            .goes_on()
-    );
+    assert!(names().header("a", "1").header("B", "2").header("b", "3").run().goes_on());
 
     let value = Test::guest("e2e/header_value.wat").run().exchange;
     assert_eq!(value.request_header("content-type"), ["text/plain"]);
@@ -175,9 +152,7 @@ fn small_guests_do_what_they_are_named_for() {
 
 #[test]
 fn the_context_comes_back_to_the_same_instance() {
-    let mut running = Test::guest("e2e/handle_response.wat")
-        .start()
-        .expect("starts");
+    let mut running = Test::guest("e2e/handle_response.wat").start().expect("starts");
     for _ in 0..3 {
         running.serve().expect("serves");
     }

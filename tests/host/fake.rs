@@ -91,11 +91,7 @@ impl Exchange {
 
     /// The body a client would get.
     pub fn final_response_body(&self) -> String {
-        text(
-            self.new_response_body
-                .as_ref()
-                .unwrap_or(&self.response_body),
-        )
+        text(self.new_response_body.as_ref().unwrap_or(&self.response_body))
     }
 
     /// The body the next handler would get.
@@ -114,9 +110,7 @@ impl Exchange {
 }
 
 fn values(lines: &[Line], name: &str) -> Vec<String> {
-    let of_name = lines
-        .iter()
-        .filter(|(line, _)| line.eq_ignore_ascii_case(name.as_bytes()));
+    let of_name = lines.iter().filter(|(line, _)| line.eq_ignore_ascii_case(name.as_bytes()));
     of_name.map(|(_, value)| text(value)).collect()
 }
 
@@ -137,10 +131,7 @@ impl FakeExchange {
     /// Lends an exchange; it comes home when this is dropped.
     pub fn new(exchange: Exchange) -> (Self, Home) {
         let home = Home::default();
-        let lent = FakeExchange {
-            exchange,
-            home: home.clone(),
-        };
+        let lent = FakeExchange { exchange, home: home.clone() };
         (lent, home)
     }
 
@@ -213,9 +204,7 @@ impl Host for FakeExchange {
 
     fn set_field(&mut self, kind: FieldKind, name: &[u8], value: &[u8]) -> Result<(), Refusal> {
         let lines = self.exchange.lines_mut(kind);
-        let first = lines
-            .iter()
-            .position(|(line, _)| line.eq_ignore_ascii_case(name));
+        let first = lines.iter().position(|(line, _)| line.eq_ignore_ascii_case(name));
         lines.retain(|(line, _)| !line.eq_ignore_ascii_case(name));
         let at = first.unwrap_or(lines.len());
         lines.insert(at, (name.to_vec(), value.to_vec()));
@@ -263,10 +252,7 @@ impl Host for FakeExchange {
         }
         if body.len() + bytes.len() > 1 << 20 {
             let what = "fake body";
-            return Err(Refusal::TooLarge {
-                what,
-                limit: 1 << 20,
-            });
+            return Err(Refusal::TooLarge { what, limit: 1 << 20 });
         }
         body.extend_from_slice(bytes);
         Ok(())

@@ -17,10 +17,7 @@ fn lister(body: &str, list: &str) -> Test {
         (return (i64.const 0))"#
     );
     let imports = format!(r#"{IMPORTS} (data (i32.const 0) "X-Nameabva:lue\n")"#);
-    Test::on_request(
-        &imports,
-        &format!("(local $list i64) (local $len i32) {body}"),
-    )
+    Test::on_request(&imports, &format!("(local $list i64) (local $len i32) {body}"))
 }
 
 const NAMES: &str = "(call $get_header_names (i32.const 0) (i32.const 1024) (i32.const 30000))";
@@ -49,14 +46,8 @@ fn values(test: Test) -> Vec<String> {
 
 #[test]
 fn names_are_lower_case_and_distinct() {
-    let test = lister("", NAMES)
-        .header("B", "1")
-        .header("A-b", "2")
-        .header("a-B", "3");
-    assert_eq!(
-        listed(test.run()),
-        (2, vec!["b".to_owned(), "a-b".to_owned()])
-    );
+    let test = lister("", NAMES).header("B", "1").header("A-b", "2").header("a-B", "3");
+    assert_eq!(listed(test.run()), (2, vec!["b".to_owned(), "a-b".to_owned()]));
     assert_eq!(listed(lister("", NAMES).run()), (0, vec![]));
 }
 
@@ -64,9 +55,7 @@ fn names_are_lower_case_and_distinct() {
 fn thousands_of_names_are_listed_once_each() {
     let mut test = lister("", NAMES);
     for n in 0..3000 {
-        test = test
-            .header(&format!("N{n}"), "")
-            .header(&format!("n{n}"), "");
+        test = test.header(&format!("N{n}"), "").header(&format!("n{n}"), "");
     }
     let (count, names) = listed(test.run());
     assert_eq!(count, 3000);
@@ -88,9 +77,7 @@ fn values_are_neither_split_nor_joined() {
 #[test]
 fn lists_that_do_not_fit_are_only_measured() {
     let measured = VALUES.replace("30000", "6");
-    let test = lister("", &measured)
-        .header("x-name", "p, q")
-        .header("x-name", "r");
+    let test = lister("", &measured).header("x-name", "p, q").header("x-name", "r");
     let body = test.run().exchange.new_response_body.expect("a list");
     assert_eq!(body[..8], (2u64 << 32 | 7).to_le_bytes());
     assert_eq!(body[8..], [0; 7]);
@@ -112,11 +99,7 @@ fn lists_outside_memory_trap() {
 fn set_collapses_add_appends_remove_removes() {
     let with = |function: &str, value_len: u32| {
         let value = format!("(i32.const 6) (i32.const {value_len})");
-        let value = if function == "remove_header" {
-            ""
-        } else {
-            &value
-        };
+        let value = if function == "remove_header" { "" } else { &value };
         let call = format!("(call ${function} (i32.const 0) (i32.const 0) (i32.const 6) {value})");
         lister(&call, VALUES)
     };
@@ -153,10 +136,7 @@ fn nothing_can_split_a_header() {
         set((0, 6), (20, 1)),
         r#"handle_request: set_header_value got a value for "X-Name" that contains CR, LF or NUL"#
     );
-    assert_eq!(
-        set((0, 0), (0, 1)),
-        "handle_request: set_header_value got an empty header name"
-    );
+    assert_eq!(set((0, 0), (0, 1)), "handle_request: set_header_value got an empty header name");
     let empty = VALUES.replace("(i32.const 6)", "(i32.const 0)");
     assert_eq!(
         lister("", &empty).error(),

@@ -52,11 +52,7 @@ fn calls() -> impl Strategy<Value = Vec<Call>> {
 }
 
 fn phase() -> impl Strategy<Value = Phase> {
-    prop_oneof![
-        Just(Phase::Start),
-        Just(Phase::Request),
-        Just(Phase::Response)
-    ]
+    prop_oneof![Just(Phase::Start), Just(Phase::Request), Just(Phase::Response)]
 }
 
 proptest! {

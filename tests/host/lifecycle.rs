@@ -45,10 +45,7 @@ fn a_call_that_never_waits_ends_in_the_first_poll() {
 
 #[test]
 fn a_suspended_call_goes_on_where_it_was() {
-    let mut running = Test::on_request(IMPORTS, READ)
-        .parks(5)
-        .start()
-        .expect("starts");
+    let mut running = Test::on_request(IMPORTS, READ).parks(5).start().expect("starts");
     let (host, home) = FakeExchange::new(running.exchange.clone());
     let mut call = pin!(running.instance.handle_request(host));
     let mut context = Context::from_waker(Waker::noop());
@@ -61,10 +58,7 @@ fn a_suspended_call_goes_on_where_it_was() {
 
 #[test]
 fn a_dropped_call_gives_the_exchange_back_and_poisons() {
-    let mut running = Test::on_request(IMPORTS, READ)
-        .parks(5)
-        .start()
-        .expect("starts");
+    let mut running = Test::on_request(IMPORTS, READ).parks(5).start().expect("starts");
     let (host, home) = FakeExchange::new(running.exchange.clone());
     {
         let mut call = pin!(running.instance.handle_request(host));
@@ -112,18 +106,13 @@ fn traps_poison_and_tell_where() {
     let lines: Vec<&str> = backtrace.lines().collect();
     assert_eq!(lines.len(), 2, "{backtrace}");
     assert!(lines[0].starts_with("0: "), "{backtrace}");
-    assert!(
-        lines[0].contains("panic_on_handle_request!panic"),
-        "{backtrace}"
-    );
+    assert!(lines[0].contains("panic_on_handle_request!panic"), "{backtrace}");
     assert!(running.instance.is_poisoned());
 }
 
 #[test]
 fn what_was_printed_before_a_trap_is_in_the_log() {
-    let mut running = Test::guest("errors/panic_on_handle_response.wat")
-        .start()
-        .expect("starts");
+    let mut running = Test::guest("errors/panic_on_handle_response.wat").start().expect("starts");
     let (host, _) = FakeExchange::new(Exchange::default());
     let next = block_on(running.instance.handle_request(host)).expect("returns");
     assert_eq!(next, Next::Continue { ctx: 0, odd: false });
@@ -138,10 +127,7 @@ fn what_was_printed_before_a_trap_is_in_the_log() {
 fn a_broken_rule_is_the_guests_fault() {
     let test = Test::guest("errors/set_request_header_after_next.wat");
     let error = test.try_run().expect_err("traps");
-    assert_eq!(
-        error.to_string(),
-        "handle_response: set_header_value is not allowed after next"
-    );
+    assert_eq!(error.to_string(), "handle_response: set_header_value is not allowed after next");
     let Cause::Denied(denial) = error.cause() else {
         panic!("{error:?}");
     };
@@ -153,18 +139,9 @@ fn a_broken_rule_is_the_guests_fault() {
 #[test]
 fn every_kind_of_trap_is_an_error_and_no_more() {
     for (body, text) in [
-        (
-            "(drop (i32.load (i32.const 65536)))",
-            "out of bounds memory access",
-        ),
-        (
-            "(drop (i32.load (i32.const -5)))",
-            "out of bounds memory access",
-        ),
-        (
-            "(drop (i32.div_u (i32.const 1) (i32.const 0)))",
-            "integer divide by zero",
-        ),
+        ("(drop (i32.load (i32.const 65536)))", "out of bounds memory access"),
+        ("(drop (i32.load (i32.const -5)))", "out of bounds memory access"),
+        ("(drop (i32.div_u (i32.const 1) (i32.const 0)))", "integer divide by zero"),
         ("(call_indirect (i32.const 0))", "uninitialized element"),
         ("(call $recurse)", "call stack exhausted"),
     ] {

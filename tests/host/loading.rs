@@ -18,9 +18,7 @@ fn error(parts: &[&str]) -> String {
 }
 
 fn compile_error(bytes: &[u8]) -> String {
-    compile(&ENGINE, bytes)
-        .expect_err("does not compile")
-        .to_string()
+    compile(&ENGINE, bytes).expect_err("does not compile").to_string()
 }
 
 #[test]
@@ -34,33 +32,17 @@ fn every_missing_or_wrong_export_has_its_own_error() {
             &[MEMORY, REQUEST],
             "does not export \"handle_response\", expected a function (i32, i32) -> ()",
         ),
+        (&[REQUEST, RESPONSE], "does not export \"memory\", expected a 32-bit unshared memory"),
         (
-            &[REQUEST, RESPONSE],
-            "does not export \"memory\", expected a 32-bit unshared memory",
-        ),
-        (
-            &[
-                MEMORY,
-                RESPONSE,
-                r#"(func (export "handle_request") (result i32) (i32.const 1))"#,
-            ],
+            &[MEMORY, RESPONSE, r#"(func (export "handle_request") (result i32) (i32.const 1))"#],
             "exports \"handle_request\" as a function () -> i32, expected a function () -> i64",
         ),
         (
-            &[
-                MEMORY,
-                REQUEST,
-                r#"(global (export "handle_response") i32 (i32.const 0))"#,
-            ],
+            &[MEMORY, REQUEST, r#"(global (export "handle_response") i32 (i32.const 0))"#],
             "exports \"handle_response\" as a global, expected a function (i32, i32) -> ()",
         ),
         (
-            &[
-                MEMORY,
-                REQUEST,
-                RESPONSE,
-                r#"(func (export "_start") (param i32))"#,
-            ],
+            &[MEMORY, REQUEST, RESPONSE, r#"(func (export "_start") (param i32))"#],
             "exports \"_start\" as a function (i32) -> (), expected a function () -> ()",
         ),
     ] {
@@ -137,10 +119,7 @@ fn what_is_not_a_guest_says_what_it_is() {
 #[test]
 fn mistakes_in_text_have_a_position() {
     let error = compile_error(b"(module\n  (func (i32.ad)))");
-    assert_eq!(
-        error,
-        "does not compile: unknown operator or unexpected token at line 2:10"
-    );
+    assert_eq!(error, "does not compile: unknown operator or unexpected token at line 2:10");
 }
 
 #[test]
@@ -185,14 +164,8 @@ const LOG_INITIALIZE: &str =
 #[test]
 fn start_functions_run_in_order_and_initialize_excludes_start() {
     for (functions, expected) in [
-        (
-            vec![LOG_SECTION, LOG_START],
-            vec!["start section", "_start"],
-        ),
-        (
-            vec![LOG_SECTION, LOG_START, LOG_INITIALIZE],
-            vec!["start section", "_initialize"],
-        ),
+        (vec![LOG_SECTION, LOG_START], vec!["start section", "_start"]),
+        (vec![LOG_SECTION, LOG_START, LOG_INITIALIZE], vec!["start section", "_initialize"]),
         (vec![LOG_START], vec!["_start"]),
         (vec![], vec![]),
     ] {
@@ -206,10 +179,7 @@ fn a_command_that_exits_with_0_is_used_all_the_same() {
     let test = starting(r#"(func (export "_start") (call $exit (i32.const 0)))"#);
     let mut running = test.start().expect("starts");
     let warnings = running.at_start.lines(Level::Warn);
-    assert!(
-        warnings[0].starts_with("_start called proc_exit(0)"),
-        "{warnings:?}"
-    );
+    assert!(warnings[0].starts_with("_start called proc_exit(0)"), "{warnings:?}");
     assert!(!running.instance.is_poisoned());
     assert!(running.serve().expect("serves").goes_on());
 }

@@ -1,9 +1,6 @@
 //! Guests on rings 1 and 2: no nginx, no network, an exchange in memory. One binary, because every
 //! one links the whole compiler again.
-#![expect(
-    unreachable_pub,
-    reason = "nothing in a test is reachable from elsewhere"
-)]
+#![expect(unreachable_pub, reason = "nothing in a test is reachable from elsewhere")]
 
 mod examples;
 mod fake;

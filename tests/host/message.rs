@@ -69,10 +69,7 @@ fn getters_write_all_or_nothing() {
         expect("(call $get_uri (i32.const 100) (i32.const 4))", 4),
         expect("(i32.load8_u (i32.const 101))", i64::from(b'%')),
     ];
-    on_request(&body.concat())
-        .config("config")
-        .request("GET", "/\u{7f}")
-        .run();
+    on_request(&body.concat()).config("config").request("GET", "/\u{7f}").run();
 }
 
 #[test]
@@ -87,23 +84,14 @@ fn what_was_set_is_what_is_got() {
         + &expect("(call $get_template (i32.const 64) (i32.const 9))", 3)
         + &expect("(call $get_status_code)", 201);
     let outcome = on_request(&body).request("PUT", "/").run().exchange;
-    assert_eq!(
-        (&*outcome.method, &*outcome.uri),
-        (&b"GET"[..], &b"/a?b"[..])
-    );
-    assert_eq!(
-        (&*outcome.template, outcome.status),
-        (&b"GET"[..], Some(201))
-    );
+    assert_eq!((&*outcome.method, &*outcome.uri), (&b"GET"[..], &b"/a?b"[..]));
+    assert_eq!((&*outcome.template, outcome.status), (&b"GET"[..], Some(201)));
 }
 
 #[test]
 fn wrong_arguments_trap_by_name() {
     for (call, error) in [
-        (
-            "(call $set_method (i32.const 0) (i32.const 0))",
-            "set_method got an empty method",
-        ),
+        ("(call $set_method (i32.const 0) (i32.const 0))", "set_method got an empty method"),
         (
             "(call $set_method (i32.const 0) (i32.const 5))",
             r#"set_method got method "GET /", which is not a token"#,
@@ -112,10 +100,7 @@ fn wrong_arguments_trap_by_name() {
             "(call $set_uri (i32.const 0) (i32.const 3))",
             "set_uri got \"GET\" as URI: expected it to start with \"/\", \"?\", \"http://\" or \"https://\"",
         ),
-        (
-            "(call $set_template (i32.const 0) (i32.const 0))",
-            "set_template got an empty template",
-        ),
+        ("(call $set_template (i32.const 0) (i32.const 0))", "set_template got an empty template"),
         (
             "(call $set_status_code (i32.const 199))",
             "set_status_code got status 199, expected 200 to 999",
@@ -165,10 +150,7 @@ fn log_does_not_look_at_what_it_does_not_write() {
         + &expect("(call $log_enabled (i32.const -5))", 0)
         + &expect("(call $log_enabled (i32.const 2))", 1)
         + "(call $log (i32.const 2) (i32.const -1) (i32.const 0))";
-    assert_eq!(
-        on_request(&body).run().exchange.log,
-        [(Level::Error, String::new())]
-    );
+    assert_eq!(on_request(&body).run().exchange.log, [(Level::Error, String::new())]);
 }
 
 #[test]
@@ -183,9 +165,7 @@ fn bodies_are_read_in_pieces_and_end_with_their_last_byte() {
         expect("(i32.load8_u (i32.const 66))", i64::from(b'd')),
     ];
     on_request(&body.concat()).body("hello world").run();
-    on_request(&expect_packed(&read(11), 1, 11))
-        .body("hello world")
-        .run();
+    on_request(&expect_packed(&read(11), 1, 11)).body("hello world").run();
     on_request(&expect_packed(&read(11), 1, 0)).run();
     let parked = on_request(&expect_packed(&read(11), 1, 11)).body("hello world");
     parked.parks(3).run();
@@ -207,18 +187,13 @@ fn the_first_write_of_a_phase_replaces() {
     assert_eq!(outcome.body(), "GEG");
 
     let emptied = on_request("(call $write_body (i32.const 0) (i32.const -1) (i32.const 0))");
-    assert_eq!(
-        emptied.body("x").run().exchange.new_request_body,
-        Some(vec![])
-    );
+    assert_eq!(emptied.body("x").run().exchange.new_request_body, Some(vec![]));
 }
 
 #[test]
 fn a_host_that_cannot_ends_the_call() {
     let read = "(drop (call $read_body (i32.const 0) (i32.const 64) (i32.const 4)))";
-    let error = on_request(read)
-        .broken_body("the client closed the connection")
-        .error();
+    let error = on_request(read).broken_body("the client closed the connection").error();
     let expected = "handle_request: read_body: the client closed the connection";
     assert_eq!(error, expected);
 }

@@ -92,10 +92,7 @@ pub const IMPORTS: &str = r#"
 
 /// A guest whose configuration says which call to make, in which phase, after enabling what.
 fn caller() -> String {
-    let calls: Vec<String> = TABLE
-        .iter()
-        .map(|(_, call, ..)| format!("(func {call})"))
-        .collect();
+    let calls: Vec<String> = TABLE.iter().map(|(_, call, ..)| format!("(func {call})")).collect();
     let elements: Vec<String> = (0..calls.len()).map(|n| (21 + n).to_string()).collect();
     format!(
         r#"(module {IMPORTS} {calls}
@@ -159,10 +156,7 @@ fn functions_are_allowed_where_the_table_says() {
                     };
                     let expected = refusal(function, rule, features)
                         .map(|refusal| format!("{during}: {refusal}"));
-                    (
-                        test.try_run().err().map(|error| error.to_string()),
-                        expected,
-                    )
+                    (test.try_run().err().map(|error| error.to_string()), expected)
                 };
                 assert_eq!(got, expected, "{call} in phase {phase} with {features:?}");
             }
@@ -174,9 +168,6 @@ fn functions_are_allowed_where_the_table_says() {
 fn the_table_has_every_function() {
     for line in IMPORTS.lines().filter(|line| !line.trim().is_empty()) {
         let function = line.split('"').nth(3).expect("a name");
-        assert!(
-            TABLE.iter().any(|(name, ..)| *name == function),
-            "{function}"
-        );
+        assert!(TABLE.iter().any(|(name, ..)| *name == function), "{function}");
     }
 }

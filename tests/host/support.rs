@@ -86,19 +86,12 @@ impl Test {
     }
 
     pub fn dir(mut self, host: &Path, guest: &str, writable: bool) -> Self {
-        self.settings.dirs.push(Dir {
-            host: host.into(),
-            guest: guest.into(),
-            writable,
-        });
+        self.settings.dirs.push(Dir { host: host.into(), guest: guest.into(), writable });
         self
     }
 
     pub fn memory_limit(mut self, memory_bytes: usize) -> Self {
-        self.settings.limits = Limits {
-            memory_bytes,
-            ..Limits::default()
-        };
+        self.settings.limits = Limits { memory_bytes, ..Limits::default() };
         self
     }
 
@@ -119,16 +112,12 @@ impl Test {
     }
 
     pub fn header(mut self, name: &str, value: &str) -> Self {
-        self.exchange
-            .request_headers
-            .push((name.into(), value.into()));
+        self.exchange.request_headers.push((name.into(), value.into()));
         self
     }
 
     pub fn trailer(mut self, name: &str, value: &str) -> Self {
-        self.exchange
-            .request_trailers
-            .push((name.into(), value.into()));
+        self.exchange.request_trailers.push((name.into(), value.into()));
         self
     }
 
@@ -150,9 +139,8 @@ impl Test {
 
     /// What the next handler answers if the guest goes on.
     pub fn upstream(mut self, status: u16, headers: &[(&str, &str)], body: &str) -> Self {
-        let lines = headers
-            .iter()
-            .map(|(name, value)| (name.as_bytes().into(), value.as_bytes().into()));
+        let lines =
+            headers.iter().map(|(name, value)| (name.as_bytes().into(), value.as_bytes().into()));
         self.upstream = Some((status, lines.collect(), body.into()));
         self
     }
@@ -249,11 +237,7 @@ impl Running {
             exchange = home.lock().take().expect("the exchange comes home");
             result?;
         }
-        Ok(Outcome {
-            next,
-            to_upstream,
-            exchange,
-        })
+        Ok(Outcome { next, to_upstream, exchange })
     }
 }
 

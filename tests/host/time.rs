@@ -16,15 +16,8 @@ use crate::support::{block_on, settings};
 /// A guest of an engine of its own, whose epoch no other test moves.
 fn guest(wat: &str, slice: Duration, timeout: Duration) -> (Engine, Guest<FakeExchange>) {
     let engine = Engine::new(Compile::Serial).expect("an engine");
-    let limits = Limits {
-        slice,
-        timeout,
-        ..Limits::default()
-    };
-    let settings = Settings {
-        limits,
-        ..settings()
-    };
+    let limits = Limits { slice, timeout, ..Limits::default() };
+    let settings = Settings { limits, ..settings() };
     let module = compile(&engine, wat.as_bytes()).expect("compiles");
     let guest = Guest::new(&engine, &module, settings).expect("loads");
     (engine, guest)
@@ -61,10 +54,7 @@ fn an_endless_loop_gives_way_and_is_stopped() {
         }
     };
     assert!(turns > 0, "it gave way before it was stopped");
-    assert!(
-        matches!(error.cause(), Cause::Timeout { limit } if *limit == 20 * MS),
-        "{error}"
-    );
+    assert!(matches!(error.cause(), Cause::Timeout { limit } if *limit == 20 * MS), "{error}");
     assert!(error.backtrace().is_some(), "it says where");
 }
 
@@ -75,10 +65,7 @@ fn a_guest_stopped_for_its_time_is_poisoned() {
     let mut instance = block_on(guest.start(host())).expect("starts");
     let _turn = engine.pace().turn(Duration::ZERO);
     let error = block_on(instance.handle_request(host())).expect_err("is stopped");
-    assert_eq!(
-        error.to_string(),
-        "handle_request: ran for longer than 1 ms and was stopped"
-    );
+    assert_eq!(error.to_string(), "handle_request: ran for longer than 1 ms and was stopped");
     assert!(instance.is_poisoned());
 }
 
@@ -91,10 +78,7 @@ fn the_epoch_of_another_turn_costs_a_guest_nothing() {
     let mut call = pin!(instance.handle_request(host()));
     engine.wasm().increment_epoch();
     let mut context = Context::from_waker(Waker::noop());
-    assert!(
-        call.as_mut().poll(&mut context).is_ready(),
-        "done in its first turn"
-    );
+    assert!(call.as_mut().poll(&mut context).is_ready(), "done in its first turn");
 }
 
 #[test]

@@ -68,14 +68,7 @@ fn output_arrives_in_lines_and_in_order() {
         (call $print (i32.const 1) (i32.const 0) (i32.const 4))
         (call $print (i32.const 1) (i32.const 8) (i32.const 5))";
     let warn = (Level::Warn, "one".to_owned());
-    let expected = [
-        info("one"),
-        info("two"),
-        info("two"),
-        warn,
-        info("threeone"),
-        info("three"),
-    ];
+    let expected = [info("one"), info("two"), info("two"), warn, info("threeone"), info("three")];
     assert_eq!(lines(on_request(body)), expected);
 }
 
@@ -83,10 +76,7 @@ fn output_arrives_in_lines_and_in_order() {
 fn lines_without_end_are_cut() {
     let body = "(memory.fill (i32.const 2000) (i32.const 65) (i32.const 20000))
         (call $print (i32.const 1) (i32.const 2000) (i32.const 20000))";
-    let lengths: Vec<usize> = lines(on_request(body))
-        .iter()
-        .map(|(_, line)| line.len())
-        .collect();
+    let lengths: Vec<usize> = lines(on_request(body)).iter().map(|(_, line)| line.len()).collect();
     assert_eq!(lengths, [8192, 8192, 3616]);
 }
 
@@ -252,10 +242,7 @@ fn files_of_a_lent_directory_are_read_and_written() {
         open(create | 8, write)
     );
     on_request(&body).dir(&dir, "/", true).run();
-    assert_eq!(
-        std::fs::read(dir.join("file.txt")).expect("is there"),
-        b"one\ntwo\nthree"
-    );
+    assert_eq!(std::fs::read(dir.join("file.txt")).expect("is there"), b"one\ntwo\nthree");
 
     let read = format!(
         "(call $ok {})

@@ -58,10 +58,7 @@ mod tests {
 
     #[test]
     fn a_line_ends_at_its_break_or_at_the_limit() {
-        assert_eq!(
-            printed([&b"a\n\nb"[..], b"c\nd"]),
-            [&b"a"[..], b"", b"bc", b"d"]
-        );
+        assert_eq!(printed([&b"a\n\nb"[..], b"c\nd"]), [&b"a"[..], b"", b"bc", b"d"]);
         let long = vec![b'x'; LINE_BYTES];
         assert_eq!(printed([&long[..], b"\n"]), [&long[..]]);
         assert_eq!(printed([&long[..], b"y\n"]), [&long[..], b"y"]);

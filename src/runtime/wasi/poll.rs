@@ -20,15 +20,8 @@ struct Subscription {
 }
 
 enum Wait {
-    Clock {
-        id: u32,
-        timeout_ns: u64,
-        absolute: bool,
-    },
-    Fd {
-        tag: u8,
-        fd: u32,
-    },
+    Clock { id: u32, timeout_ns: u64, absolute: bool },
+    Fd { tag: u8, fd: u32 },
 }
 
 impl Subscription {
@@ -40,10 +33,7 @@ impl Subscription {
                 timeout_ns: u64_at(bytes, 24),
                 absolute: bytes[40] & 1 != 0,
             },
-            tag @ (1 | 2) => Wait::Fd {
-                tag,
-                fd: u32_at(bytes, 16),
-            },
+            tag @ (1 | 2) => Wait::Fd { tag, fd: u32_at(bytes, 16) },
             _ => return None,
         };
         let userdata = u64_at(bytes, 0).to_le_bytes();
@@ -128,21 +118,14 @@ struct Clocks {
 
 impl Clocks {
     fn read(context: &mut WasiP1Ctx) -> Result<Self> {
-        Ok(Clocks {
-            realtime_ns: clock_ns(context, 0)?,
-            monotonic_ns: clock_ns(context, 1)?,
-        })
+        Ok(Clocks { realtime_ns: clock_ns(context, 0)?, monotonic_ns: clock_ns(context, 1)? })
     }
 
     /// How long to wait for it; nothing for clocks that cannot be waited for.
     fn remaining_ns(&self, subscription: &Subscription) -> Option<u64> {
         match subscription.wait {
             Wait::Fd { .. } => Some(0),
-            Wait::Clock {
-                id,
-                timeout_ns,
-                absolute,
-            } => {
+            Wait::Clock { id, timeout_ns, absolute } => {
                 let now_ns = match id {
                     0 => self.realtime_ns,
                     1 => self.monotonic_ns,
