@@ -91,6 +91,11 @@ my @bad = (
 	'http_wasm_memory_limit much;' => qr/invalid value "much": expected a size/,
 	'http_wasm_memory_limit 1m; http_wasm_memory_limit 2m;' => qr/"http_wasm_memory_limit" directive is duplicate/,
 	'http_wasm good.wat; http_wasm_memory_limit 64k;' => qr/good\.wat.*memory/,
+	'http_wasm_isolation none;' => qr/invalid value "none": expected "worker" or "request"/,
+	'http_wasm_pool max=0;' => qr/invalid value "max=0": expected a number, 1 or more/,
+	'http_wasm_pool wait=;' => qr/invalid value "": expected a time/,
+	'http_wasm_pool min=1;' => qr/invalid parameter "min=1": "http_wasm_pool" takes max=, idle=, queue=, wait= and req/,
+	'http_wasm_pool max=1 max=2;' => qr/duplicate parameter "max=2"/,
 	'http_wasm_slice 0;' => qr/invalid value "0": expected a time/,
 	'http_wasm_slice 5ms; http_wasm_slice 5ms;' => qr/"http_wasm_slice" directive is duplicate/,
 	'http_wasm_timeout soon;' => qr/invalid value "soon": expected a time/,
@@ -108,6 +113,7 @@ my @good = (
 	'http_wasm off;',
 	'http_wasm good.wat; http_wasm_memory_limit 4g; http_wasm_slice 1ms; http_wasm_timeout 1m;',
 	'http_wasm_response_buffer 0 max=1g;',
+	'http_wasm_pool max=1 idle=0 queue=0 wait=1s requests=1; http_wasm_isolation request; http_wasm good.wat;',
 );
 
 $t->plan(3 * @bad / 2 + @good + 1);

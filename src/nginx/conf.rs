@@ -16,7 +16,7 @@ use super::child::{self, Source};
 use super::directives::{Cf, Line, read};
 use super::ffi::guard;
 use super::log::Escaped;
-use super::plugin::Plugin;
+use super::plugin::{Plugin, PoolSettings};
 use super::request::Request;
 use super::spool::Room;
 use super::worker;
@@ -45,6 +45,7 @@ struct Key {
     name: String,
     config: Bytes,
     limits: Limits,
+    pool: PoolSettings,
 }
 
 impl MainConf {
@@ -84,6 +85,19 @@ pub(crate) struct LocConf {
     pub(crate) timeout: Option<Duration>,
     /// `http_wasm_slice`.
     pub(crate) slice: Option<Duration>,
+    /// `http_wasm_pool`.
+    pub(crate) pool: Option<PoolSettings>,
+    /// `http_wasm_isolation`.
+    pub(crate) isolation: Option<Isolation>,
+}
+
+/// How long an instance lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Isolation {
+    /// As long as its worker, serving one request after the other.
+    Worker,
+    /// For one request.
+    Request,
 }
 
 /// The `http_wasm` lines of a level.
@@ -168,6 +182,8 @@ impl LocConf {
         self.memory_limit = self.memory_limit.or(parent.memory_limit);
         self.timeout = self.timeout.or(parent.timeout);
         self.slice = self.slice.or(parent.slice);
+        self.pool = self.pool.or(parent.pool);
+        self.isolation = self.isolation.or(parent.isolation);
     }
 
     /// What one instance and one call may use in this location.
@@ -179,6 +195,14 @@ impl LocConf {
             slice: self.slice.unwrap_or(default.slice),
             ..default
         }
+    }
+
+    fn pool(&self) -> PoolSettings {
+        let mut pool = self.pool.unwrap_or_default();
+        if self.isolation == Some(Isolation::Request) {
+            pool.requests = 1;
+        }
+        pool
     }
 
     /// Loads the guests of this level, all of whose directives are known now.
@@ -193,7 +217,7 @@ impl LocConf {
             return Ok(());
         };
         for line in lines {
-            self.guests.push(main.plugin(cf, line, self.limits())?);
+            self.guests.push(main.plugin(cf, line, self.limits(), self.pool())?);
         }
         Ok(())
     }
@@ -215,12 +239,19 @@ pub(crate) unsafe fn main_conf<'a>(cf: *mut ngx_conf_t) -> &'a mut MainConf {
 impl MainConf {
     /// The guest a line asks for: one that is loaded already, or a new one, compiled and started
     /// once in a process of its own.
-    fn plugin(&mut self, cf: &Cf, line: &Line, limits: Limits) -> Result<Rc<Plugin>, Reported> {
+    fn plugin(
+        &mut self,
+        cf: &Cf,
+        line: &Line,
+        limits: Limits,
+        pool: PoolSettings,
+    ) -> Result<Rc<Plugin>, Reported> {
         let key = Key {
             path: line.path.clone(),
             name: line.name.clone(),
             config: line.config.clone(),
             limits,
+            pool,
         };
         if let Some(plugin) = self.plugins.get(&key) {
             return Ok(Rc::clone(plugin));
@@ -236,7 +267,7 @@ impl MainConf {
             Ok(guest) => {
                 worker::note_slice(limits.slice);
                 let engine = self.engine.clone().ok_or(Reported)?;
-                let plugin = Rc::new(Plugin::new(guest, engine));
+                let plugin = Rc::new(Plugin::new(guest, engine, pool));
                 self.plugins.insert(key, Rc::clone(&plugin));
                 Ok(plugin)
             }

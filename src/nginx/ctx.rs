@@ -331,6 +331,15 @@ impl Ctx {
         self.kept.borrow_mut().extend(bytes);
     }
 
+    /// Polls the waiting call from the event loop, soon.
+    pub(crate) fn wake(&self) {
+        // SAFETY: the event is ours and prepared; cancel() takes it off the queue.
+        unsafe {
+            ffi::ngx_http_wasm_del_timer(self.event());
+            ffi::ngx_http_wasm_post_event(self.event());
+        }
+    }
+
     /// Changes what calls read and write, between two calls.
     pub(crate) fn with_io<T>(&self, change: impl FnOnce(&mut Io) -> T) -> Option<T> {
         let mut io = self.io.take()?;

@@ -15,10 +15,11 @@ use nginx_sys::{
     ngx_str_t, ngx_uint_t,
 };
 
-use super::conf::{CONF_ERROR, Lines, LocConf};
+use super::conf::{CONF_ERROR, Isolation, Lines, LocConf};
 use super::ffi::{bytes, guard};
 use super::headers_in::constant;
 use super::log::{Escaped, Log};
+use super::plugin::PoolSettings;
 use super::spool::Room;
 
 const EMERG: ngx_uint_t = nginx_sys::NGX_LOG_EMERG as ngx_uint_t;
@@ -40,12 +41,14 @@ macro_rules! directive {
 }
 
 /// The module's directives.
-pub(crate) static mut COMMANDS: [ngx_command_t; 6] = [
+pub(crate) static mut COMMANDS: [ngx_command_t; 8] = [
     command(c"http_wasm", NGX_CONF_1MORE, directive!(http_wasm)),
-    command(c"http_wasm_memory_limit", NGX_CONF_TAKE1, directive!(http_wasm_memory_limit)),
-    command(c"http_wasm_response_buffer", NGX_CONF_TAKE12, directive!(http_wasm_response_buffer)),
-    command(c"http_wasm_slice", NGX_CONF_TAKE1, directive!(http_wasm_slice)),
-    command(c"http_wasm_timeout", NGX_CONF_TAKE1, directive!(http_wasm_timeout)),
+    command(c"http_wasm_isolation", NGX_CONF_TAKE1, directive!(isolation)),
+    command(c"http_wasm_memory_limit", NGX_CONF_TAKE1, directive!(memory_limit)),
+    command(c"http_wasm_pool", NGX_CONF_1MORE, directive!(pool)),
+    command(c"http_wasm_response_buffer", NGX_CONF_TAKE12, directive!(response_buffer)),
+    command(c"http_wasm_slice", NGX_CONF_TAKE1, directive!(slice)),
+    command(c"http_wasm_timeout", NGX_CONF_TAKE1, directive!(timeout)),
     ngx_command_t::empty(),
 ];
 
@@ -129,7 +132,7 @@ fn beside_off() -> ConfError {
 }
 
 /// `http_wasm_response_buffer SIZE [max=SIZE];`
-fn http_wasm_response_buffer(cf: &Cf, loc: &mut LocConf) -> Result<(), ConfError> {
+fn response_buffer(cf: &Cf, loc: &mut LocConf) -> Result<(), ConfError> {
     let args = cf.args();
     let mut room = Room::RESPONSE;
     let mut max = None;
@@ -156,7 +159,7 @@ fn http_wasm_response_buffer(cf: &Cf, loc: &mut LocConf) -> Result<(), ConfError
 }
 
 /// `http_wasm_memory_limit SIZE;`
-fn http_wasm_memory_limit(cf: &Cf, loc: &mut LocConf) -> Result<(), ConfError> {
+fn memory_limit(cf: &Cf, loc: &mut LocConf) -> Result<(), ConfError> {
     const PAGE: u64 = 64 << 10;
     let arg = cf.argument()?;
     let bytes = size(arg, arg)?;
@@ -170,16 +173,76 @@ fn http_wasm_memory_limit(cf: &Cf, loc: &mut LocConf) -> Result<(), ConfError> {
     once(cf, &mut loc.memory_limit, usize::try_from(bytes).unwrap_or(usize::MAX))
 }
 
+/// `http_wasm_isolation worker | request;`
+fn isolation(cf: &Cf, loc: &mut LocConf) -> Result<(), ConfError> {
+    let value = match cf.argument()? {
+        b"worker" => Isolation::Worker,
+        b"request" => Isolation::Request,
+        other => {
+            return Err(ConfError::new(format!(
+                "invalid value \"{}\": expected \"worker\" or \"request\"",
+                Escaped(other)
+            )));
+        }
+    };
+    once(cf, &mut loc.isolation, value)
+}
+
+/// `http_wasm_pool [max=N] [idle=N] [queue=N] [wait=TIME] [requests=N];`
+fn pool(cf: &Cf, loc: &mut LocConf) -> Result<(), ConfError> {
+    let mut settings = PoolSettings::default();
+    let mut seen = Vec::new();
+    for &arg in cf.args().iter().skip(1) {
+        let (key, value) = match arg.iter().position(|&b| b == b'=') {
+            Some(at) => (&arg[..at], &arg[at + 1..]),
+            None => (arg, b"".as_slice()),
+        };
+        if seen.contains(&key) {
+            return Err(ConfError::new(format!("duplicate parameter \"{}\"", Escaped(arg))));
+        }
+        seen.push(key);
+        match key {
+            b"max" => settings.max = Some(number(arg, value, 1)?),
+            b"idle" => settings.idle = number(arg, value, 0)?,
+            b"queue" => settings.queue = Some(number(arg, value, 0)?),
+            b"requests" => settings.requests = number(arg, value, 1)? as u64,
+            b"wait" => settings.wait = time(value)?,
+            _ => {
+                return Err(ConfError::new(format!(
+                    "invalid parameter \"{}\": \"http_wasm_pool\" takes max=, idle=, queue=, wait= \
+                     and requests=",
+                    Escaped(arg)
+                )));
+            }
+        }
+    }
+    once(cf, &mut loc.pool, settings)
+}
+
+/// A number, at least `least`.
+fn number(arg: &[u8], value: &[u8], least: usize) -> Result<usize, ConfError> {
+    std::str::from_utf8(value)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .filter(|&number| number >= least)
+        .ok_or_else(|| {
+            ConfError::new(format!(
+                "invalid value \"{}\": expected a number, {least} or more",
+                Escaped(arg)
+            ))
+        })
+}
+
 /// `http_wasm_slice TIME;`
-fn http_wasm_slice(cf: &Cf, loc: &mut LocConf) -> Result<(), ConfError> {
-    let time = time(cf.argument()?)?;
-    once(cf, &mut loc.slice, time)
+fn slice(cf: &Cf, loc: &mut LocConf) -> Result<(), ConfError> {
+    let value = time(cf.argument()?)?;
+    once(cf, &mut loc.slice, value)
 }
 
 /// `http_wasm_timeout TIME;`
-fn http_wasm_timeout(cf: &Cf, loc: &mut LocConf) -> Result<(), ConfError> {
-    let time = time(cf.argument()?)?;
-    once(cf, &mut loc.timeout, time)
+fn timeout(cf: &Cf, loc: &mut LocConf) -> Result<(), ConfError> {
+    let value = time(cf.argument()?)?;
+    once(cf, &mut loc.timeout, value)
 }
 
 /// Sets what may be set once on a level.

@@ -1,21 +1,57 @@
 //! A guest as one `http_wasm` line configures it, with its instances in this worker.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::io;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use nginx_sys::ngx_int_t;
 
+use super::ctx::Ctx;
 use super::exchange::Exchange;
 use super::ffi::{INTERNAL_SERVER_ERROR, SERVICE_UNAVAILABLE};
 use super::log::{ERR, Escaped, Log, WARN};
-use super::worker;
+use super::{task, worker};
 use crate::error::{CallError, LoadError};
 use crate::runtime::Engine;
 use crate::runtime::guest::Guest;
 use crate::runtime::instance::Instance;
 use crate::runtime::pool::{Pool, Take};
+
+/// How many instances of a guest a worker has, and what happens when they are all in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct PoolSettings {
+    /// Instances, in use and idle; `worker_connections` if not set.
+    pub(crate) max: Option<usize>,
+    /// Idle instances that are kept.
+    pub(crate) idle: usize,
+    /// Requests that may wait for one; `worker_connections` if not set.
+    pub(crate) queue: Option<usize>,
+    /// How long one waits.
+    pub(crate) wait: Duration,
+    /// Requests that an instance serves before it is replaced.
+    pub(crate) requests: u64,
+}
+
+impl Default for PoolSettings {
+    fn default() -> Self {
+        PoolSettings {
+            max: None,
+            idle: usize::MAX,
+            queue: None,
+            wait: Duration::from_secs(1),
+            requests: u64::MAX,
+        }
+    }
+}
+
+/// A request's place in the line for an instance. The line holds it weakly: it is gone with the
+/// call that waits.
+struct Ticket {
+    ctx: Weak<Ctx>,
+    lease: Cell<Option<Lease>>,
+}
 
 /// A guest and its pool. Made when the configuration is read; each worker fills the pool of its own
 /// copy after the fork.
@@ -24,17 +60,21 @@ pub(crate) struct Plugin {
     engine: Engine,
     name: Rc<str>,
     /// Made when the worker first needs it: its size is known after the whole configuration.
-    pool: RefCell<Option<Pool<Instance<Exchange>>>>,
+    pool: RefCell<Option<Pool<Idle>>>,
+    line: RefCell<VecDeque<Weak<Ticket>>>,
+    settings: PoolSettings,
     odd_next: Cell<bool>,
 }
 
 impl Plugin {
-    pub(crate) fn new(guest: Guest<Exchange>, engine: Engine) -> Self {
+    pub(crate) fn new(guest: Guest<Exchange>, engine: Engine, settings: PoolSettings) -> Self {
         Plugin {
             engine,
             name: guest.name().into(),
             guest,
             pool: RefCell::default(),
+            line: RefCell::default(),
+            settings,
             odd_next: Cell::new(false),
         }
     }
@@ -51,16 +91,61 @@ impl Plugin {
         Rc::clone(&self.name)
     }
 
-    /// A place in the pool: an idle instance, or leave to make one.
-    pub(crate) fn lease(plugin: &Rc<Plugin>) -> Result<Lease, Fault> {
+    /// A place in the pool, with an idle instance or leave to make one; waits for one if it must.
+    pub(crate) async fn lease(plugin: &Rc<Plugin>, ctx: &Rc<Ctx>) -> Result<Lease, Fault> {
         worker::keep_time(&plugin.engine).map_err(Fault::Ticker)?;
+        // Whoever waits was there first: what comes free is handed to them directly.
+        if let Some(lease) = Plugin::take(plugin) {
+            return Ok(lease);
+        }
+        let ticket = Rc::new(Ticket { ctx: Rc::downgrade(ctx), lease: Cell::new(None) });
+        {
+            let mut line = plugin.line.borrow_mut();
+            line.retain(|ticket| ticket.strong_count() > 0);
+            if line.len() >= plugin.settings.queue.unwrap_or_else(connections) {
+                return Err(Fault::Busy);
+            }
+            line.push_back(Rc::downgrade(&ticket));
+        }
+        task::wait(ctx, plugin.settings.wait, || ticket.lease.take()).await.ok_or(Fault::Busy)
+    }
+
+    fn take(plugin: &Rc<Plugin>) -> Option<Lease> {
         let mut pool = plugin.pool.borrow_mut();
-        let instance = match pool.get_or_insert_with(|| Pool::new(connections())).take() {
-            Take::Idle(instance) => Some(instance),
+        let max = || Pool::new(plugin.settings.max.unwrap_or_else(connections));
+        let idle = match pool.get_or_insert_with(max).take() {
+            Take::Idle(idle) => Some(idle),
             Take::Create => None,
-            Take::Full => return Err(Fault::Busy),
+            Take::Full => return None,
         };
-        Ok(Lease { plugin: Rc::clone(plugin), instance })
+        let (instance, served) = match idle {
+            Some(Idle { instance, served }) => (Some(instance), served),
+            None => (None, 0),
+        };
+        Some(Lease { plugin: Rc::clone(plugin), instance, served })
+    }
+
+    /// Hands a place that came free to the first in the line.
+    fn call_next(plugin: &Rc<Plugin>) {
+        loop {
+            let Some(ticket) = plugin.line.borrow_mut().pop_front() else {
+                return;
+            };
+            let Some(ticket) = ticket.upgrade() else {
+                continue;
+            };
+            let Some(ctx) = ticket.ctx.upgrade() else {
+                continue;
+            };
+            match Plugin::take(plugin) {
+                Some(lease) => {
+                    ticket.lease.set(Some(lease));
+                    ctx.wake();
+                }
+                None => plugin.line.borrow_mut().push_front(Rc::downgrade(&ticket)),
+            }
+            return;
+        }
     }
 
     /// Says once that the guest returns something other than 0 or 1 as "next".
@@ -84,11 +169,19 @@ fn connections() -> usize {
     unsafe { (*nginx_sys::ngx_cycle).connection_n }
 }
 
+/// An instance that waits for requests.
+struct Idle {
+    instance: Instance<Exchange>,
+    /// Requests it has served.
+    served: u64,
+}
+
 /// An instance pinned to one exchange. Dropping it gives the instance back, or its place when the
-/// instance cannot be used again.
+/// instance cannot or shall not be used again.
 pub(crate) struct Lease {
     plugin: Rc<Plugin>,
     instance: Option<Instance<Exchange>>,
+    served: u64,
 }
 
 impl Lease {
@@ -108,12 +201,19 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         let instance = self.instance.take();
+        let served = self.served + 1;
+        let PoolSettings { idle, requests, .. } = self.plugin.settings;
         if let Some(pool) = self.plugin.pool.borrow_mut().as_mut() {
             match instance {
-                Some(instance) if !instance.is_poisoned() => pool.give_back(instance),
+                Some(instance) if !instance.is_poisoned() && served < requests => {
+                    pool.give_back(Idle { instance, served });
+                    // The longest idle ones go; dropping them runs no guest code.
+                    pool.trim(idle).for_each(drop);
+                }
                 _ => pool.forget(),
             }
         }
+        Plugin::call_next(&self.plugin);
     }
 }
 
@@ -133,7 +233,7 @@ pub(crate) enum Fault {
     #[error("ran for longer than {} ms and was stopped", .0.as_millis())]
     Timeout(Duration),
     /// Every instance is in use.
-    #[error("all instances are in use")]
+    #[error("all instances are in use and none came free in time")]
     Busy,
 }
 

@@ -127,7 +127,7 @@ pub(crate) enum Progress {
 
 /// `handle_request` of one guest, on an instance from its pool or a new one.
 async fn request(plugin: Rc<Plugin>, ctx: Rc<Ctx>) -> Called {
-    let mut lease = match Plugin::lease(&plugin) {
+    let mut lease = match Plugin::lease(&plugin, &ctx).await {
         Ok(lease) => lease,
         Err(fault) => return failed(&plugin, &ctx, &fault),
     };
@@ -200,6 +200,30 @@ pub(crate) fn sleep(ctx: &Ctx, time: Duration) -> impl Future<Output = ()> {
         }
         // The timer's event takes its mark away before it polls; any other poll finds it.
         if ctx.want.get() == Want::Timer { Poll::Pending } else { Poll::Ready(()) }
+    })
+}
+
+/// Waits until `ready` gives something, at most for `time`. Whoever makes it ready says
+/// [`Ctx::wake`].
+pub(crate) fn wait<T>(
+    ctx: &Ctx,
+    time: Duration,
+    ready: impl Fn() -> Option<T>,
+) -> impl Future<Output = Option<T>> {
+    let asked = Cell::new(false);
+    poll_fn(move |_| {
+        if let Some(value) = ready() {
+            return Poll::Ready(Some(value));
+        }
+        if !asked.replace(true) {
+            ctx.want.set(Want::Sleep(time));
+            return Poll::Pending;
+        }
+        // The timer's event takes its mark away before it polls.
+        match ctx.want.get() {
+            Want::Timer => Poll::Pending,
+            _ => Poll::Ready(None),
+        }
     })
 }
 
