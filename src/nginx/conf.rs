@@ -21,7 +21,7 @@ use super::request::Request;
 use super::spool::Room;
 use super::worker;
 use crate::error::LoadError;
-use crate::runtime::guest::{Guest, Settings};
+use crate::runtime::guest::{Dir, Guest, Settings};
 use crate::runtime::{Compile, Engine, Limits, Module};
 
 /// `NGX_CONF_ERROR`: the reason is in the log.
@@ -46,7 +46,14 @@ struct Key {
     config: Bytes,
     limits: Limits,
     pool: PoolSettings,
+    env: Env,
+    dirs: Dirs,
 }
+
+/// Environment variables of a guest, by name.
+pub(crate) type Env = Rc<Vec<(String, String)>>;
+/// Directories of a guest.
+pub(crate) type Dirs = Rc<Vec<Dir>>;
 
 impl MainConf {
     fn new() -> Self {
@@ -85,6 +92,10 @@ pub(crate) struct LocConf {
     pub(crate) timeout: Option<Duration>,
     /// `http_wasm_slice`.
     pub(crate) slice: Option<Duration>,
+    /// `http_wasm_env`.
+    pub(crate) env: Option<Env>,
+    /// `http_wasm_dir`.
+    pub(crate) dirs: Option<Dirs>,
     /// `http_wasm_pool`.
     pub(crate) pool: Option<PoolSettings>,
     /// `http_wasm_isolation`.
@@ -184,6 +195,8 @@ impl LocConf {
         self.slice = self.slice.or(parent.slice);
         self.pool = self.pool.or(parent.pool);
         self.isolation = self.isolation.or(parent.isolation);
+        self.env = self.env.take().or_else(|| parent.env.clone());
+        self.dirs = self.dirs.take().or_else(|| parent.dirs.clone());
     }
 
     /// What one instance and one call may use in this location.
@@ -217,7 +230,16 @@ impl LocConf {
             return Ok(());
         };
         for line in lines {
-            self.guests.push(main.plugin(cf, line, self.limits(), self.pool())?);
+            let key = Key {
+                path: line.path.clone(),
+                name: line.name.clone(),
+                config: line.config.clone(),
+                limits: self.limits(),
+                pool: self.pool(),
+                env: self.env.clone().unwrap_or_default(),
+                dirs: self.dirs.clone().unwrap_or_default(),
+            };
+            self.guests.push(main.plugin(cf, line, key)?);
         }
         Ok(())
     }
@@ -239,29 +261,17 @@ pub(crate) unsafe fn main_conf<'a>(cf: *mut ngx_conf_t) -> &'a mut MainConf {
 impl MainConf {
     /// The guest a line asks for: one that is loaded already, or a new one, compiled and started
     /// once in a process of its own.
-    fn plugin(
-        &mut self,
-        cf: &Cf,
-        line: &Line,
-        limits: Limits,
-        pool: PoolSettings,
-    ) -> Result<Rc<Plugin>, Reported> {
-        let key = Key {
-            path: line.path.clone(),
-            name: line.name.clone(),
-            config: line.config.clone(),
-            limits,
-            pool,
-        };
+    fn plugin(&mut self, cf: &Cf, line: &Line, key: Key) -> Result<Rc<Plugin>, Reported> {
         if let Some(plugin) = self.plugins.get(&key) {
             return Ok(Rc::clone(plugin));
         }
+        let (limits, pool) = (key.limits, key.pool);
         let settings = Settings {
-            name: line.name.clone(),
-            config: line.config.clone(),
+            name: key.name.clone(),
+            config: key.config.clone(),
             limits,
-            env: Vec::new(),
-            dirs: Vec::new(),
+            env: key.env.to_vec(),
+            dirs: key.dirs.to_vec(),
         };
         match self.load(cf, &line.path, settings) {
             Ok(guest) => {

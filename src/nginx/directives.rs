@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use nginx_sys::{
-    NGX_CONF_1MORE, NGX_CONF_TAKE1, NGX_CONF_TAKE12, NGX_HTTP_LOC_CONF, NGX_HTTP_MAIN_CONF,
-    NGX_HTTP_SRV_CONF, ngx_command_t, ngx_conf_full_name, ngx_conf_log_error, ngx_conf_t,
-    ngx_str_t, ngx_uint_t,
+    NGX_CONF_1MORE, NGX_CONF_TAKE1, NGX_CONF_TAKE12, NGX_CONF_TAKE23, NGX_HTTP_LOC_CONF,
+    NGX_HTTP_MAIN_CONF, NGX_HTTP_SRV_CONF, ngx_command_t, ngx_conf_full_name, ngx_conf_log_error,
+    ngx_conf_t, ngx_str_t, ngx_uint_t,
 };
 
 use super::conf::{CONF_ERROR, Isolation, Lines, LocConf};
@@ -21,6 +21,7 @@ use super::headers_in::constant;
 use super::log::{Escaped, Log};
 use super::plugin::PoolSettings;
 use super::spool::Room;
+use crate::runtime::guest::Dir;
 
 const EMERG: ngx_uint_t = nginx_sys::NGX_LOG_EMERG as ngx_uint_t;
 const WARN: ngx_uint_t = nginx_sys::NGX_LOG_WARN as ngx_uint_t;
@@ -41,8 +42,10 @@ macro_rules! directive {
 }
 
 /// The module's directives.
-pub(crate) static mut COMMANDS: [ngx_command_t; 8] = [
+pub(crate) static mut COMMANDS: [ngx_command_t; 10] = [
     command(c"http_wasm", NGX_CONF_1MORE, directive!(http_wasm)),
+    command(c"http_wasm_dir", NGX_CONF_TAKE23, directive!(dir)),
+    command(c"http_wasm_env", NGX_CONF_TAKE1, directive!(env)),
     command(c"http_wasm_isolation", NGX_CONF_TAKE1, directive!(isolation)),
     command(c"http_wasm_memory_limit", NGX_CONF_TAKE1, directive!(memory_limit)),
     command(c"http_wasm_pool", NGX_CONF_1MORE, directive!(pool)),
@@ -171,6 +174,71 @@ fn memory_limit(cf: &Cf, loc: &mut LocConf) -> Result<(), ConfError> {
         )));
     }
     once(cf, &mut loc.memory_limit, usize::try_from(bytes).unwrap_or(usize::MAX))
+}
+
+/// `http_wasm_dir HOST GUEST [rw];`
+fn dir(cf: &Cf, loc: &mut LocConf) -> Result<(), ConfError> {
+    let args = cf.args();
+    let (host, guest, writable) = match args.as_slice() {
+        [_, host, guest] => (*host, *guest, false),
+        [_, host, guest, b"rw"] => (*host, *guest, true),
+        [_, _, _, other] => {
+            return Err(ConfError::new(format!(
+                "invalid parameter \"{}\": expected \"rw\" or nothing",
+                Escaped(other)
+            )));
+        }
+        _ => return Err(ConfError::new("expected a directory of the host and one of the guest")),
+    };
+    let host = cf.full_name(host)?;
+    let host = Path::new(std::ffi::OsStr::from_bytes(&host)).to_path_buf();
+    if !host.is_dir() {
+        return Err(ConfError::new(format!(
+            "\"{}\" of \"http_wasm_dir\" is not a directory",
+            Escaped(host.as_os_str().as_bytes())
+        )));
+    }
+    let guest = text(guest)?;
+    let dirs = Rc::make_mut(loc.dirs.get_or_insert_default());
+    if dirs.iter().any(|dir| dir.guest == guest) {
+        return Err(ConfError::new(format!("duplicate directory \"{guest}\" of the guest")));
+    }
+    dirs.push(Dir { host, guest, writable });
+    Ok(())
+}
+
+/// `http_wasm_env NAME[=VALUE];`
+fn env(cf: &Cf, loc: &mut LocConf) -> Result<(), ConfError> {
+    let arg = text(cf.argument()?)?;
+    let (name, value) = match arg.split_once('=') {
+        Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
+        // nginx's own, if it has one; workers do not, so it is read here.
+        None => (arg.clone(), std::env::var(&arg).ok()),
+    };
+    if name.is_empty() {
+        return Err(ConfError::new(format!(
+            "invalid value \"{arg}\": expected NAME or NAME=VALUE"
+        )));
+    }
+    let env = Rc::make_mut(loc.env.get_or_insert_default());
+    if env.iter().any(|(other, _)| *other == name) {
+        return Err(ConfError::new(format!("duplicate variable \"{name}\"")));
+    }
+    if let Some(value) = value {
+        env.push((name, value));
+    }
+    Ok(())
+}
+
+/// A word that a guest gets as text.
+fn text(arg: &[u8]) -> Result<String, ConfError> {
+    match std::str::from_utf8(arg) {
+        Ok(text) if !text.is_empty() => Ok(text.to_owned()),
+        _ => Err(ConfError::new(format!(
+            "invalid value \"{}\": expected text in UTF-8",
+            Escaped(arg)
+        ))),
+    }
 }
 
 /// `http_wasm_isolation worker | request;`

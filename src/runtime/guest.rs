@@ -37,7 +37,7 @@ pub struct Settings {
 }
 
 /// A directory lent to a guest.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Dir {
     /// Where it is.
     pub host: PathBuf,
