@@ -203,7 +203,8 @@ fn answer(ctx: &Rc<Ctx>) -> Result<ngx_int_t, NoMemory> {
     for (name, value) in &early.trailers {
         trailers::add(r, name, value)?;
     }
-    if matches!(status, 204 | 304) && !own.is_empty() {
+    let no_body = matches!(status, 204 | 304);
+    if no_body && !own.is_empty() {
         ctx.log().write(
             WARN,
             format_args!(
@@ -211,7 +212,7 @@ fn answer(ctx: &Rc<Ctx>) -> Result<ngx_int_t, NoMemory> {
             ),
         );
     }
-    headers_out::set_content_length(r, Some(own.len()));
+    headers_out::set_content_length(r, (!no_body).then_some(own.len()));
 
     let rc = r.send_header();
     if rc == ERROR || rc > OK || r.header_only() {

@@ -137,9 +137,16 @@ fn copy(r: Request, buf: *mut ngx_buf_t, body: &mut Body, room: Room) -> Result<
     Ok(())
 }
 
-/// Marks every buffer of a chain as sent, for a body that has no place in the response.
-pub(crate) fn drop_all(chain: *mut ngx_chain_t) {
-    buffers(chain).for_each(consume);
+/// Marks every buffer of a chain as sent, for a body that has no place in the response; whether the
+/// end of the response was among them.
+pub(crate) fn drop_all(chain: *mut ngx_chain_t) -> bool {
+    let mut last = false;
+    for buf in buffers(chain) {
+        // SAFETY: a live buffer of the chain.
+        last |= unsafe { ffi::ngx_http_wasm_b_last_buf(buf) != 0 };
+        consume(buf);
+    }
+    last
 }
 
 fn consume(buf: *mut ngx_buf_t) {

@@ -14,7 +14,7 @@ use nginx_sys::{
     ngx_http_request_t, ngx_int_t,
 };
 
-use super::chain;
+use super::chain::{self, Out};
 use super::collect::{self, Collected};
 use super::ctx::{Ctx, Level, LevelState, Mode, Stage};
 use super::ffi::{AGAIN, ERROR, INTERNAL_SERVER_ERROR, NoMemory, OK, guard};
@@ -231,9 +231,10 @@ fn finish(ctx: &Rc<Ctx>, called: Called) -> Result<(), ngx_int_t> {
     if let Called::Failed(status) = called {
         return Err(status);
     }
-    let Some((read, written, emptied)) = ctx.with_io(|io| {
-        let emptied = io.response_emptied && io.mode == Mode::Response { body: true };
-        (std::mem::take(&mut io.response), io.response_written.take(), emptied)
+    let Some((read, written, emptied, had_body)) = ctx.with_io(|io| {
+        let had_body = io.mode == Mode::Response { body: true };
+        let emptied = io.response_emptied && had_body;
+        (std::mem::take(&mut io.response), io.response_written.take(), emptied, had_body)
     }) else {
         return Ok(());
     };
@@ -243,7 +244,12 @@ fn finish(ctx: &Rc<Ctx>, called: Called) -> Result<(), ngx_int_t> {
         reply.put_body(Body::default());
     } else if let Some(written) = written {
         reply.change = Change::Replaced;
-        reply.put_body(written);
+        if had_body {
+            reply.put_body(written);
+        } else if !has_no_body(ctx.request()) {
+            // It made of a response without a body one that may have one.
+            reply.flow = Flow::Whole { body: written, complete: true };
+        }
     } else {
         reply.put_body(read);
     }
@@ -266,7 +272,9 @@ fn on_body(ctx: &Rc<Ctx>, chain: *mut ngx_chain_t) -> Result<ngx_int_t, NoMemory
             let mut reply = ctx.reply.borrow_mut();
             match &mut reply.flow {
                 Flow::Stream { held, .. } => held.push_chain(r, chain)?,
-                Flow::Whole { .. } => chain::drop_all(chain),
+                Flow::Whole { .. } | Flow::Sent => {
+                    chain::drop_all(chain);
+                }
             }
             r.set_held(true);
             Ok(AGAIN)
@@ -277,7 +285,14 @@ fn on_body(ctx: &Rc<Ctx>, chain: *mut ngx_chain_t) -> Result<ngx_int_t, NoMemory
             chain::drop_all(chain);
             Ok(OK)
         }
-        _ => Ok(next_body(r, chain)),
+        _ => {
+            let sent = matches!(ctx.reply.borrow().flow, Flow::Sent);
+            if sent && !chain.is_null() {
+                chain::drop_all(chain);
+                return Ok(OK);
+            }
+            Ok(next_body(r, chain))
+        }
     }
 }
 
@@ -296,12 +311,13 @@ fn release(ctx: &Rc<Ctx>) -> ngx_int_t {
                 Change::Replaced => (None, Stage::Done),
                 _ => (announced.map(|len| len + prefix.len()), Stage::Done),
             },
-            Flow::Whole { .. } if has_no_body(r) => (None, Stage::Done),
+            Flow::Whole { .. } | Flow::Sent if has_no_body(r) => (None, Stage::Done),
             Flow::Stream { prefix, held } => (
                 announced.map(|len| len + prefix.len()),
                 if prefix.is_empty() && held.is_empty() { Stage::Done } else { Stage::Sending },
             ),
             Flow::Whole { body, .. } => (Some(body.len()), Stage::Sending),
+            Flow::Sent => (announced, Stage::Done),
         };
         if !has_no_body(r) {
             trailers::announce(r);
@@ -327,8 +343,16 @@ fn send(ctx: &Rc<Ctx>) -> Result<ngx_int_t, NoMemory> {
         return send_body(ctx, std::ptr::null_mut());
     }
     // No body: what was kept of it is dropped, so that its sender gets its buffers back.
-    if let Flow::Stream { held, .. } = &ctx.reply.borrow().flow {
-        chain::drop_all(held.first());
+    let ended = match &ctx.reply.borrow().flow {
+        Flow::Stream { held, .. } => chain::drop_all(held.first()),
+        Flow::Whole { .. } | Flow::Sent => false,
+    };
+    let r = ctx.request();
+    if ended && !r.header_only() {
+        // An upstream's 204 or 304, whose header nginx does not take for the whole response: it
+        // waits in nginx's buffers until it hears of the end.
+        let (end, _) = Body::default().into_chain(r, true)?;
+        return Ok(next_body(r, end.first()));
     }
     Ok(rc)
 }
@@ -341,23 +365,30 @@ fn send_body(ctx: &Rc<Ctx>, chain: *mut ngx_chain_t) -> Result<ngx_int_t, NoMemo
         let mut reply = ctx.reply.borrow_mut();
         (std::mem::take(&mut reply.flow), reply.output)
     };
-    let mut out = match flow {
+    let out = match flow {
         Flow::Whole { body, .. } => {
             let (out, keep) = body.into_chain(r, true)?;
             ctx.keep(keep);
+            ctx.reply.borrow_mut().flow = Flow::Sent;
+            chain::drop_all(chain);
             out
+        }
+        Flow::Sent => {
+            ctx.reply.borrow_mut().flow = Flow::Sent;
+            chain::drop_all(chain);
+            Out::default()
         }
         Flow::Stream { prefix, held } => {
             let (mut out, keep) = prefix.into_chain(r, false)?;
             ctx.keep(keep);
             out.push_chain(r, held.first())?;
+            out.push_chain(r, chain)?;
             out
         }
     };
-    out.push_chain(r, chain)?;
     if out.is_empty() && output.is_none() {
         // Header sent, and the body has not begun.
-        return Ok(next_body(r, chain));
+        return Ok(next_body(r, std::ptr::null_mut()));
     }
     let output = match output {
         Some(output) => output,
@@ -410,10 +441,11 @@ pub(crate) fn resume(ctx: &Rc<Ctx>) {
             return;
         }
         Ok(Turn::Release) => send(ctx).unwrap_or(ERROR),
-        Ok(Turn::Fail(status)) => {
-            fail(ctx, status);
-            ERROR
-        }
+        Ok(Turn::Fail(status)) => match fail(ctx, status) {
+            // A guest around the one that failed waits with the page, and nobody sends any more.
+            AGAIN if r.upstream_gone() => AGAIN,
+            _ => ERROR,
+        },
         Err(NoMemory) => ERROR,
     };
     if rc == ERROR || rc > OK {

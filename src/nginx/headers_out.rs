@@ -292,7 +292,10 @@ unsafe fn fill(
     // SAFETY: as the caller holds.
     unsafe {
         fill_line(r, element, name, value)?;
-        if let Some(slot) = slot(r, name) {
+        // nginx would make an absolute URI of a Location in its slot; the guest's goes as it is.
+        if !is(name, "location")
+            && let Some(slot) = slot(r, name)
+        {
             *slot = element;
         }
     }

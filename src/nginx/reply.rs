@@ -38,6 +38,8 @@ pub(crate) enum Flow {
         /// The last buffer has been seen.
         complete: bool,
     },
+    /// A whole one has been handed on; what still comes is the end of a body that it replaced.
+    Sent,
 }
 
 impl Default for Flow {
@@ -63,6 +65,7 @@ impl Reply {
         let body = match &mut self.flow {
             Flow::Stream { prefix, .. } => prefix,
             Flow::Whole { body, .. } => body,
+            Flow::Sent => return,
         };
         let inner = std::mem::replace(body, early);
         body.append(inner);
@@ -72,7 +75,7 @@ impl Reply {
     pub(crate) fn take_body(&mut self) -> Body {
         match &mut self.flow {
             Flow::Whole { body, .. } => std::mem::take(body),
-            Flow::Stream { .. } => Body::default(),
+            Flow::Stream { .. } | Flow::Sent => Body::default(),
         }
     }
 
