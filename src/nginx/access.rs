@@ -11,7 +11,7 @@ use nginx_sys::{ngx_http_request_t, ngx_int_t};
 
 use super::body;
 use super::conf::LocConf;
-use super::ctx::{Ctx, Level, LevelState, Mode, Stage};
+use super::ctx::{ClientBody, Ctx, Level, LevelState, Mode, Stage};
 use super::ffi::{AGAIN, DECLINED, DONE, ERROR, INTERNAL_SERVER_ERROR, NoMemory, OK, guard};
 use super::headers_in;
 use super::headers_out::{self, Outside, trailers};
@@ -131,7 +131,9 @@ fn finish(ctx: &Rc<Ctx>, called: Called) -> Result<Option<ngx_int_t>, NoMemory> 
             Ok(None)
         }
         Called::Received => {
-            ctx.with_io(|io| io.request.get_or_insert_with(|| body::reader(r)).rewind());
+            if ctx.body.get() == ClientBody::Ready {
+                ctx.with_io(|io| io.request.get_or_insert_with(|| body::reader(r)).rewind());
+            }
             pass(ctx)?;
             Ok(None)
         }

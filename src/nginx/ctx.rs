@@ -126,6 +126,8 @@ pub(crate) enum ClientBody {
     Reading,
     /// `r->request_body` is complete.
     Ready,
+    /// nginx could not read all of it.
+    Lost,
 }
 
 /// What a guest may do in the call that is being made.
@@ -234,25 +236,58 @@ impl Ctx {
     /// The context of a request, found again after an internal redirect if need be.
     pub(crate) fn of(r: Request) -> Option<Rc<Ctx>> {
         let index = super::ctx_index();
-        let mut ctx = r.module_ctx(index);
-        if ctx.is_null() {
-            // Only a redirect can lose a context; the others have none and leave here.
-            if !r.is_internal() {
-                return None;
-            }
-            ctx = r.cleanup_data(on_end);
-            if ctx.is_null() {
-                return None;
-            }
-            r.set_module_ctx(index, ctx);
+        let ctx = r.module_ctx(index);
+        if !ctx.is_null() {
+            return Some(Ctx::share(ctx));
         }
+        // Only a redirect can lose a context; the others have none and leave here.
+        if !r.is_internal() {
+            return None;
+        }
+        let ctx = r.cleanup_data(on_end);
+        if ctx.is_null() {
+            return None;
+        }
+        r.set_module_ctx(index, ctx);
+        let ctx = Ctx::share(ctx);
+        ctx.on_redirect();
+        Some(ctx)
+    }
+
+    /// Another owner of what `create` handed to nginx.
+    pub(crate) fn share(ctx: *mut c_void) -> Rc<Ctx> {
         let ctx = ctx.cast_const().cast::<Ctx>();
-        // SAFETY: the slot and the cleanup hold the pointer that `create` made with Rc::into_raw;
-        // the strong count it stands for is given up in `on_pool_end`, after the request.
-        Some(unsafe {
+        // SAFETY: the slot, the cleanups and the event hold the pointer that `create` made of an
+        // Rc; the strong count that stands for them is given up in `on_pool_end`, after the request.
+        unsafe {
             Rc::increment_strong_count(ctx);
             Rc::from_raw(ctx)
-        })
+        }
+    }
+
+    /// nginx has begun anew with another location. What was waiting, for a body that nginx could not
+    /// read (an error page is how such a redirect comes about) or for a response that is not the
+    /// one any more, waits in vain.
+    fn on_redirect(&self) {
+        if self.body.get() == ClientBody::Reading {
+            self.body.set(ClientBody::Lost);
+        }
+        match self.stage() {
+            Stage::CallingRequest | Stage::CallingResponse | Stage::Collecting => {
+                self.cancel();
+                self.r.set_held(false);
+                self.forget_unfinished();
+                self.enter(Stage::Failed);
+            }
+            _ => {}
+        }
+    }
+
+    /// Nothing of a `handle_request` that did not return is left behind.
+    pub(crate) fn forget_unfinished(&self) {
+        if self.levels.borrow().last().is_some_and(Level::is_calling) {
+            self.with_io(|io| io.early = std::mem::take(&mut io.saved));
+        }
     }
 
     /// Makes the context of a request that meets its first guest.
@@ -376,12 +411,7 @@ impl Ctx {
 /// waits is dropped.
 unsafe extern "C" fn on_end(data: *mut c_void) {
     guard((), || {
-        let ctx = data.cast_const().cast::<Ctx>();
-        // SAFETY: the cleanup was registered with the pointer of a live Rc (see `create`).
-        let ctx = unsafe {
-            Rc::increment_strong_count(ctx);
-            Rc::from_raw(ctx)
-        };
+        let ctx = Ctx::share(data);
         ctx.cancel();
         ctx.r.set_held(false);
         if ctx.stage() != Stage::Ended {

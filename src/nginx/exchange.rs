@@ -257,7 +257,9 @@ impl Host for Exchange {
             match (kind, io.mode) {
                 (BodyKind::Request, mode) => {
                     if mode == Mode::Request && io.request.is_none() {
-                        task::client_body(&lent.ctx).await;
+                        task::client_body(&lent.ctx).await.map_err(|task::Lost| {
+                            Refusal::Body("the request body was not received whole".to_owned())
+                        })?;
                         io.request = Some(body::reader(lent.r));
                     }
                     match &mut io.request {

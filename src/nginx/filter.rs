@@ -16,7 +16,7 @@ use nginx_sys::{
 
 use super::chain::{self, Out};
 use super::collect::{self, Collected};
-use super::ctx::{Ctx, Level, LevelState, Mode, Stage};
+use super::ctx::{Ctx, LevelState, Mode, Stage};
 use super::ffi::{AGAIN, ERROR, INTERNAL_SERVER_ERROR, NoMemory, OK, guard};
 use super::headers_out::{self, Outside, Validators, trailers};
 use super::output::Output;
@@ -110,11 +110,7 @@ fn on_header(ctx: &Rc<Ctx>) -> Result<ngx_int_t, NoMemory> {
         // nginx made another response while a guest was waiting or a body was being collected.
         Stage::CallingRequest => {
             ctx.cancel();
-            let in_call = ctx.levels.borrow().last().is_some_and(Level::is_calling);
-            if in_call {
-                // Nothing of a call that did not return.
-                ctx.with_io(|io| io.early = std::mem::take(&mut io.saved));
-            }
+            ctx.forget_unfinished();
         }
         Stage::CallingResponse | Stage::Collecting => {
             ctx.cancel();

@@ -20,7 +20,6 @@ use super::filter;
 use super::plugin::{Fault, Lease, Plugin};
 use super::request::Request;
 use crate::abi::{Features, Next};
-use crate::runtime::Limits;
 
 /// What a call that is not complete waits for.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -57,7 +56,8 @@ impl Call {
     pub(crate) fn receive(plugin: &Rc<Plugin>, ctx: &Rc<Ctx>) -> Self {
         let ctx = Rc::clone(ctx);
         let future = async move {
-            client_body(&ctx).await;
+            // What is lost is not there for anybody: the guest reads nothing, nginx has its error.
+            let _ = client_body(&ctx).await;
             Called::Received
         };
         Call::new(plugin, Box::pin(future))
@@ -85,11 +85,11 @@ impl Call {
         poll
     }
 
-    /// Whether it has used up its time in turns too short for the ticker to see. Two slices more
-    /// than the limit, so that a guest in a loop is stopped inside, where it shows on its stack.
+    /// Whether it has used up its time in turns too short for the ticker to see. Twice the limit: a
+    /// guest in a loop is to be stopped inside, where its stack shows the place, even when the
+    /// machine is so busy that the ticker comes late.
     fn is_overdue(&self) -> bool {
-        let Limits { timeout, slice, .. } = self.plugin.guest().settings().limits;
-        self.ran > timeout + 2 * slice
+        self.ran > 2 * self.plugin.guest().settings().limits.timeout
     }
 }
 
@@ -178,10 +178,11 @@ fn failed(plugin: &Plugin, ctx: &Ctx, fault: &Fault) -> Called {
     Called::Failed(fault.status())
 }
 
-/// Waits until nginx has the whole request body.
-pub(crate) fn client_body(ctx: &Ctx) -> impl Future<Output = ()> {
+/// Waits until nginx has the whole request body; an error when it never will.
+pub(crate) fn client_body(ctx: &Ctx) -> impl Future<Output = Result<(), Lost>> {
     poll_fn(|_| match ctx.body.get() {
-        ClientBody::Ready => Poll::Ready(()),
+        ClientBody::Ready => Poll::Ready(Ok(())),
+        ClientBody::Lost => Poll::Ready(Err(Lost)),
         ClientBody::Reading => Poll::Pending,
         ClientBody::Unread => {
             ctx.want.set(Want::Body);
@@ -189,6 +190,9 @@ pub(crate) fn client_body(ctx: &Ctx) -> impl Future<Output = ()> {
         }
     })
 }
+
+/// A part of the request body is all that nginx has.
+pub(crate) struct Lost;
 
 /// Waits without blocking the worker; no time at all means one turn of the event loop.
 pub(crate) fn sleep(ctx: &Ctx, time: Duration) -> impl Future<Output = ()> {
@@ -344,13 +348,9 @@ unsafe extern "C" fn on_body(r: *mut ngx_http_request_t) {
 /// A sleep is over, or a call that gave up its turn goes on.
 pub(crate) unsafe extern "C" fn on_event(event: *mut ngx_event_t) {
     guard((), || {
-        // SAFETY: the event is the one inside a context (see Ctx::create) and its data points
-        // there; cancel() takes the event off before the context goes.
-        let ctx = unsafe {
-            let ctx = (*event).data.cast_const().cast::<Ctx>();
-            Rc::increment_strong_count(ctx);
-            Rc::from_raw(ctx)
-        };
+        // SAFETY: the event is the one inside a context (see Ctx::create) and its data points there;
+        // cancel() takes the event off before the context goes.
+        let ctx = Ctx::share(unsafe { (*event).data });
         ctx.want.set(Want::Nothing);
         let r = ctx.request();
         match ctx.stage() {
