@@ -22,7 +22,7 @@ PROVE     ?= prove -j$(JOBS)
 # What the build needs from Debian 12, and what only the tests need on top.
 BUILD_PACKAGES := ca-certificates curl gcc libc6-dev libclang-dev make nginx nginx-dev \
                   libpcre2-dev libssl-dev zlib1g-dev
-TEST_PACKAGES  := clang libio-socket-ssl-perl lld openssl perl python3
+TEST_PACKAGES  := clang libfcgi-perl libio-socket-ssl-perl lld nghttp2-client nghttp2-server openssl perl python3
 GO_VERSION     := 1.26
 SUDO           := $(if $(filter 0,$(shell id -u)),,sudo)
 

@@ -116,7 +116,8 @@ EOF
 backend($t);
 $t->run();
 
-my ($worker) = worker_pids($t);
+my $worker;
+wait_until(sub { ($worker) = worker_pids($t) });
 
 ###############################################################################
 

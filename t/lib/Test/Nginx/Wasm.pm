@@ -106,9 +106,13 @@ sub wat {
 	}ge;
 	die "guest texts do not fit\n" if $next > 65536;
 
+	# Imports of the guest's own go before all functions.
+	my $own = '';
+	$own .= $1 while $text =~ s/^(\s*\(import .*\n)//m;
+
 	$text .= qq{  (func (export "handle_request") (result i64) (i64.const 1))\n} unless $text =~ /"handle_request"/;
 	$text .= qq{  (func (export "handle_response") (param i32 i32))\n} unless $text =~ /"handle_response"/;
-	return "(module\n$IMPORTS\n$HELPERS$text$data)\n";
+	return "(module\n$IMPORTS\n$own$HELPERS$text$data)\n";
 }
 
 sub repo {
