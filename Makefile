@@ -22,7 +22,8 @@ PROVE     ?= prove -j$(JOBS)
 # What the build needs from Debian 12, and what only the tests need on top.
 BUILD_PACKAGES := ca-certificates curl gcc libc6-dev libclang-dev make nginx nginx-dev \
                   libpcre2-dev libssl-dev zlib1g-dev
-TEST_PACKAGES  := clang libfcgi-perl libio-socket-ssl-perl lld nghttp2-client nghttp2-server openssl perl python3
+TEST_PACKAGES  := clang libfcgi-perl libio-socket-ssl-perl lld nghttp2-client nghttp2-server openssl perl \
+                  python3 wabt
 GO_VERSION     := 1.26
 SUDO           := $(if $(filter 0,$(shell id -u)),,sudo)
 
@@ -78,7 +79,7 @@ demo-check: ## run the README's curl lines against a demo server and compare wha
 ##@ Test (one nginx and module only: NGINX=/path/nginx MODULE=/path/module.so; some files only: TESTS=t/wasm_uri.t)
 
 .PHONY: test
-test: deps deps-test check unittest nginxtest guests module module-1.28 t tck demo-check ## install what is missing and run all tests
+test: deps deps-test check unittest nginxtest guests module module-1.28 t tck conformance differential demo-check ## install what is missing and run all tests
 
 .PHONY: check
 check: nginx-debian ## formatting and clippy, with and without the nginx side
@@ -133,6 +134,26 @@ tck-given tck-debian tck-1.28: tck-%:
 	@$(call built,$(run_module_$*))
 	timeout -k 10 1200 t/tck/run.sh $(run_nginx_$*) $(run_module_$*)
 
+.PHONY: conformance
+conformance: $(RUNS:%=conformance-%) ## run our conformance suite on both nginx and the reference host
+
+.PHONY: conformance-given conformance-debian conformance-1.28
+conformance-given conformance-debian conformance-1.28: conformance-%:
+	@$(call built,$(run_module_$*))
+	timeout -k 10 900 t/conformance/run.sh $(run_nginx_$*) $(run_module_$*)
+
+.PHONY: conformance-results
+conformance-results: ## write t/conformance/RESULTS.md anew
+	timeout -k 10 900 t/conformance/run.sh --write $(or $(NGINX),$(DEBIAN_NGINX)) $(or $(MODULE),$(DEBIAN_MODULE))
+
+.PHONY: differential
+differential: $(RUNS:%=differential-%) ## send random requests through the module and the reference host and compare
+
+.PHONY: differential-given differential-debian differential-1.28
+differential-given differential-debian differential-1.28: differential-%:
+	@$(call built,$(run_module_$*))
+	timeout -k 10 600 t/differential/run.sh $(run_nginx_$*) $(run_module_$*)
+
 ##@ Machine
 
 .PHONY: deps
@@ -154,7 +175,7 @@ deps-test: ## install what the tests need on top; checks for Go and Rust's wasm3
 help: ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } \
 	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
-	  /^[a-z0-9.-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	  /^[a-z0-9.-]+:.*## / { printf "  %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # The headers of the installed nginx, configured as Debian does. Made again only for another nginx-dev.
 .PHONY: nginx-debian

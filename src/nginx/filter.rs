@@ -22,7 +22,7 @@ use super::headers_out::{self, Outside, Validators, trailers};
 use super::output::Output;
 use super::reply::{Change, Flow, Reply};
 use super::request::{HEAD, Request};
-use super::spool::Body;
+use super::spool::{Body, Room};
 use super::task::{self, Call, Called, Progress};
 
 static mut NEXT_HEADER_FILTER: ngx_http_output_header_filter_pt = None;
@@ -261,7 +261,7 @@ fn on_body(ctx: &Rc<Ctx>, chain: *mut ngx_chain_t) -> Result<ngx_int_t, NoMemory
             Collected::Complete => match run(ctx)? {
                 Turn::Hold => Ok(AGAIN),
                 Turn::Release => send(ctx),
-                Turn::Fail(status) => Ok(fail(ctx, status)),
+                Turn::Fail(status) => fail_at_end(ctx, status),
             },
         },
         Stage::CallingResponse => {
@@ -421,6 +421,31 @@ fn fail(ctx: &Rc<Ctx>, status: ngx_int_t) -> ngx_int_t {
     // SAFETY: the request is live and its header is not sent; nginx cleans headers_out, keeps our
     // context and sends its page through the filters.
     unsafe { nginx_sys::ngx_http_filter_finalize_request(r.as_ptr(), super::module_ptr(), status) }
+}
+
+/// The same for a response whose body is complete. nginx ends the connection of a request that a
+/// filter finalizes; HTTP/3 resets the stream then, before the page is out. There the page is made
+/// here, and `error_page` does not apply.
+fn fail_at_end(ctx: &Rc<Ctx>, status: ngx_int_t) -> Result<ngx_int_t, NoMemory> {
+    let r = ctx.request();
+    if r.protocol() != b"HTTP/3.0" {
+        return Ok(fail(ctx, status));
+    }
+    ctx.cancel();
+    r.set_held(false);
+    ctx.enter(Stage::Failed);
+    let page = headers_out::start_page(r, status)?;
+    let mut body = Body::default();
+    if body.write(r, page.as_bytes(), Room::RESPONSE).is_err() {
+        return Ok(ERROR);
+    }
+    *ctx.reply.borrow_mut() =
+        Reply { flow: Flow::Whole { body, complete: true }, ..Reply::default() };
+    match run(ctx)? {
+        Turn::Hold => Ok(AGAIN),
+        Turn::Release => send(ctx),
+        Turn::Fail(status) => fail_at_end(ctx, status),
+    }
 }
 
 /// A waiting `handle_response` can go on: called from an event, outside the filters.

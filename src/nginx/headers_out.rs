@@ -3,8 +3,8 @@
 //! the lines they will become.
 
 use nginx_sys::{
-    ngx_http_headers_out_t, ngx_list_part_t, ngx_list_push, ngx_list_t, ngx_str_t, ngx_table_elt_t,
-    time_t,
+    ngx_http_headers_out_t, ngx_int_t, ngx_list_part_t, ngx_list_push, ngx_list_t, ngx_str_t,
+    ngx_table_elt_t, time_t,
 };
 
 use super::ffi::{NoMemory, bytes};
@@ -344,6 +344,25 @@ fn slot(r: Request, name: &[u8]) -> Option<*mut *mut ngx_table_elt_t> {
             _ => return None,
         })
     }
+}
+
+/// Starts the response anew as a page for an error: status and headers; its text is returned.
+pub(crate) fn start_page(r: Request, status: ngx_int_t) -> Result<String, NoMemory> {
+    let (status, reason) = match status {
+        super::ffi::BAD_GATEWAY => (502, "Bad Gateway"),
+        super::ffi::SERVICE_UNAVAILABLE => (503, "Service Temporarily Unavailable"),
+        _ => (500, "Internal Server Error"),
+    };
+    // SAFETY: the request is live and its header is not sent.
+    unsafe { nginx_sys::ngx_http_clean_header(r.as_ptr()) };
+    r.set_status(status);
+    set_content_type(r, r.copy(b"text/html")?);
+    // As ngx_http_special_response.c has it, without the version.
+    Ok(format!(
+        "<html>\r\n<head><title>{status} {reason}</title></head>\r\n<body>\r\n\
+         <center><h1>{status} {reason}</h1></center>\r\n<hr><center>nginx</center>\r\n\
+         </body>\r\n</html>\r\n"
+    ))
 }
 
 /// The length of the body; `None` when it is not known before the end.
