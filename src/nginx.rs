@@ -19,6 +19,7 @@ mod output;
 mod plugin;
 mod reply;
 mod request;
+mod saved;
 mod spool;
 mod task;
 mod uri;

@@ -92,6 +92,7 @@ my @bad = (
 	'http_wasm_memory_limit 1m; http_wasm_memory_limit 2m;' => qr/"http_wasm_memory_limit" directive is duplicate/,
 	'http_wasm good.wat; http_wasm_memory_limit 64k;' => qr/good\.wat.*memory/,
 	'http_wasm_isolation none;' => qr/invalid value "none": expected "worker" or "request"/,
+	'http_wasm_on_error maybe;' => qr/invalid value "maybe": expected "closed" or "open"/,
 	'http_wasm_pool max=0;' => qr/invalid value "max=0": expected a number, 1 or more/,
 	'http_wasm_pool wait=;' => qr/invalid value "": expected a time/,
 	'http_wasm_pool min=1;' => qr/invalid parameter "min=1": "http_wasm_pool" takes max=, idle=, queue=, wait= and req/,

@@ -18,6 +18,7 @@ use super::headers_out::{self, Outside, trailers};
 use super::log::WARN;
 use super::plugin::Plugin;
 use super::request::Request;
+use super::saved::SavedRequest;
 use super::spool::Body;
 use super::task::{self, Call, Called, Progress};
 use super::uri;
@@ -59,6 +60,7 @@ fn access(r: Request, guests: &[Rc<Plugin>]) -> Result<ngx_int_t, NoMemory> {
                 Progress::Waiting => return Ok(AGAIN),
                 Progress::Aborted(rc) => {
                     ctx.cancel();
+                    ctx.forget_unfinished();
                     ctx.enter(Stage::Failed);
                     return Ok(rc);
                 }
@@ -92,6 +94,7 @@ fn begin(ctx: &Rc<Ctx>, plugin: &Rc<Plugin>) {
     let r = ctx.request();
     ctx.with_io(|io| {
         io.mode = Mode::Request;
+        io.saved_request = plugin.fails_open().then(|| SavedRequest::of(r));
         io.saved = io.early.clone();
         io.own = Body::default();
         io.own_read = 0;
@@ -142,8 +145,19 @@ fn finish(ctx: &Rc<Ctx>, called: Called) -> Result<Option<ngx_int_t>, NoMemory> 
             answer(ctx).map(Some)
         }
         Called::Failed(status) => {
-            fail(ctx);
-            Ok(Some(status))
+            let saved = ctx.with_io(|io| io.saved_request.take()).flatten();
+            forget_call(ctx);
+            match saved {
+                None => {
+                    ctx.enter(Stage::Failed);
+                    Ok(Some(status))
+                }
+                Some(saved) => {
+                    saved.restore(r)?;
+                    pass(ctx)?;
+                    Ok(None)
+                }
+            }
         }
         Called::Finished => {
             // Only handle_response ends like this.
@@ -175,13 +189,12 @@ fn pass(ctx: &Rc<Ctx>) -> Result<(), NoMemory> {
 
 /// Nothing of a failed guest's reaches the client; what the guests before it set for the response
 /// stays.
-fn fail(ctx: &Rc<Ctx>) {
+fn forget_call(ctx: &Rc<Ctx>) {
     ctx.with_io(|io| {
         io.own = Body::default();
         io.request_written = None;
         io.early = std::mem::take(&mut io.saved);
     });
-    ctx.enter(Stage::Failed);
 }
 
 /// Sends the guest's own response. The filters see it like any other, so the guests around this one

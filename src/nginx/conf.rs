@@ -16,7 +16,7 @@ use super::child::{self, Source};
 use super::directives::{Cf, Line, read};
 use super::ffi::guard;
 use super::log::Escaped;
-use super::plugin::{Plugin, PoolSettings};
+use super::plugin::{OnError, Plugin, PoolSettings};
 use super::request::Request;
 use super::spool::Room;
 use super::worker;
@@ -46,6 +46,7 @@ struct Key {
     config: Bytes,
     limits: Limits,
     pool: PoolSettings,
+    on_error: OnError,
     env: Env,
     dirs: Dirs,
 }
@@ -98,6 +99,8 @@ pub(crate) struct LocConf {
     pub(crate) dirs: Option<Dirs>,
     /// `http_wasm_pool`.
     pub(crate) pool: Option<PoolSettings>,
+    /// `http_wasm_on_error`.
+    pub(crate) on_error: Option<OnError>,
     /// `http_wasm_isolation`.
     pub(crate) isolation: Option<Isolation>,
 }
@@ -195,6 +198,7 @@ impl LocConf {
         self.slice = self.slice.or(parent.slice);
         self.pool = self.pool.or(parent.pool);
         self.isolation = self.isolation.or(parent.isolation);
+        self.on_error = self.on_error.or(parent.on_error);
         self.env = self.env.take().or_else(|| parent.env.clone());
         self.dirs = self.dirs.take().or_else(|| parent.dirs.clone());
     }
@@ -236,6 +240,7 @@ impl LocConf {
                 config: line.config.clone(),
                 limits: self.limits(),
                 pool: self.pool(),
+                on_error: self.on_error.unwrap_or_default(),
                 env: self.env.clone().unwrap_or_default(),
                 dirs: self.dirs.clone().unwrap_or_default(),
             };
@@ -265,7 +270,7 @@ impl MainConf {
         if let Some(plugin) = self.plugins.get(&key) {
             return Ok(Rc::clone(plugin));
         }
-        let (limits, pool) = (key.limits, key.pool);
+        let Key { limits, pool, on_error, .. } = key;
         let settings = Settings {
             name: key.name.clone(),
             config: key.config.clone(),
@@ -277,7 +282,7 @@ impl MainConf {
             Ok(guest) => {
                 worker::note_slice(limits.slice);
                 let engine = self.engine.clone().ok_or(Reported)?;
-                let plugin = Rc::new(Plugin::new(guest, engine, pool));
+                let plugin = Rc::new(Plugin::new(guest, engine, pool, on_error));
                 self.plugins.insert(key, Rc::clone(&plugin));
                 Ok(plugin)
             }

@@ -18,6 +18,7 @@ use super::log::{ALERT, Log};
 use super::plugin::{Lease, Plugin};
 use super::reply::Reply;
 use super::request::Request;
+use super::saved::{SavedRequest, SavedResponse};
 use super::spool::Body;
 use super::task::{self, Call, Want};
 use crate::abi::{Features, FieldKind};
@@ -174,6 +175,9 @@ pub(crate) struct Io {
     pub(crate) template: Vec<u8>,
     /// Something that nginx variables mirror was changed.
     pub(crate) dirty: bool,
+    /// What a failing guest's changes are undone with, where the request is to go on without it.
+    pub(crate) saved_request: Option<SavedRequest>,
+    pub(crate) saved_response: Option<SavedResponse>,
 }
 
 /// Status, headers and trailers of a response that has not begun.
@@ -313,6 +317,8 @@ impl Ctx {
                 sent_method: None,
                 template: Vec::new(),
                 dirty: false,
+                saved_request: None,
+                saved_response: None,
             }))),
             call: RefCell::default(),
             want: Cell::default(),

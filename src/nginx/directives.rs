@@ -19,7 +19,7 @@ use super::conf::{CONF_ERROR, Isolation, Lines, LocConf};
 use super::ffi::{bytes, guard};
 use super::headers_in::constant;
 use super::log::{Escaped, Log};
-use super::plugin::PoolSettings;
+use super::plugin::{OnError, PoolSettings};
 use super::spool::Room;
 use crate::runtime::guest::Dir;
 
@@ -42,12 +42,13 @@ macro_rules! directive {
 }
 
 /// The module's directives.
-pub(crate) static mut COMMANDS: [ngx_command_t; 10] = [
+pub(crate) static mut COMMANDS: [ngx_command_t; 11] = [
     command(c"http_wasm", NGX_CONF_1MORE, directive!(http_wasm)),
     command(c"http_wasm_dir", NGX_CONF_TAKE23, directive!(dir)),
     command(c"http_wasm_env", NGX_CONF_TAKE1, directive!(env)),
     command(c"http_wasm_isolation", NGX_CONF_TAKE1, directive!(isolation)),
     command(c"http_wasm_memory_limit", NGX_CONF_TAKE1, directive!(memory_limit)),
+    command(c"http_wasm_on_error", NGX_CONF_TAKE1, directive!(on_error)),
     command(c"http_wasm_pool", NGX_CONF_1MORE, directive!(pool)),
     command(c"http_wasm_response_buffer", NGX_CONF_TAKE12, directive!(response_buffer)),
     command(c"http_wasm_slice", NGX_CONF_TAKE1, directive!(slice)),
@@ -254,6 +255,21 @@ fn isolation(cf: &Cf, loc: &mut LocConf) -> Result<(), ConfError> {
         }
     };
     once(cf, &mut loc.isolation, value)
+}
+
+/// `http_wasm_on_error closed | open;`
+fn on_error(cf: &Cf, loc: &mut LocConf) -> Result<(), ConfError> {
+    let value = match cf.argument()? {
+        b"closed" => OnError::Closed,
+        b"open" => OnError::Open,
+        other => {
+            return Err(ConfError::new(format!(
+                "invalid value \"{}\": expected \"closed\" or \"open\"",
+                Escaped(other)
+            )));
+        }
+    };
+    once(cf, &mut loc.on_error, value)
 }
 
 /// `http_wasm_pool [max=N] [idle=N] [queue=N] [wait=TIME] [requests=N];`

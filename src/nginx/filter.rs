@@ -22,6 +22,7 @@ use super::headers_out::{self, Outside, Validators, trailers};
 use super::output::Output;
 use super::reply::{Change, Flow, Reply};
 use super::request::{HEAD, Request};
+use super::saved::SavedResponse;
 use super::spool::{Body, Room};
 use super::task::{self, Call, Called, Progress};
 
@@ -217,6 +218,7 @@ fn call(ctx: &Rc<Ctx>, body: bool) {
         io.response_written = None;
         io.response_emptied = false;
         io.outside = Outside::of(r);
+        io.saved_response = lease.plugin().fails_open().then(|| SavedResponse::of(r));
     });
     *ctx.call.borrow_mut() = Some(Call::response(lease, ctx, guest_ctx));
     ctx.enter(Stage::CallingResponse);
@@ -225,7 +227,16 @@ fn call(ctx: &Rc<Ctx>, body: bool) {
 /// Takes the result of a `handle_response`.
 fn finish(ctx: &Rc<Ctx>, called: Called) -> Result<(), ngx_int_t> {
     if let Called::Failed(status) = called {
-        return Err(status);
+        return match ctx.with_io(|io| (io.saved_response.take(), std::mem::take(&mut io.response)))
+        {
+            // The response goes on as if the guest were not there.
+            Some((Some(saved), body)) => {
+                saved.restore(ctx.request());
+                ctx.reply.borrow_mut().put_body(body);
+                Ok(())
+            }
+            _ => Err(status),
+        };
     }
     let Some((read, written, emptied, had_body)) = ctx.with_io(|io| {
         let had_body = io.mode == Mode::Response { body: true };

@@ -192,50 +192,67 @@ fn push(r: Request, name: &[u8], value: &[u8]) -> Result<(), NoMemory> {
     }
 }
 
-/// Builds the list anew without `name` and points every slot at the moved elements.
+/// Builds the list anew without `name`.
 fn rebuild_without(r: Request, name: &[u8]) -> Result<(), NoMemory> {
+    // SAFETY: the list is the live request's; elements are copied bit by bit.
+    let lines: Vec<ngx_table_elt_t> = unsafe {
+        Elements::of(&raw const (*r.as_ptr()).headers_in.headers)
+            .filter(|&element| !field(element).0.eq_ignore_ascii_case(name))
+            .map(|element| *element)
+            .collect()
+    };
+    replace_all(r, &lines)
+}
+
+/// Makes these elements the list, and points every slot at them. Their strings must be in the
+/// request's pool.
+pub(crate) fn replace_all(r: Request, lines: &[ngx_table_elt_t]) -> Result<(), NoMemory> {
     let r_ = r.as_ptr();
     // SAFETY: the request is live. Elements are copied bit by bit into a list of its own pool; the
     // old list is left untouched until the new one is complete.
     unsafe {
-        let old: Vec<*mut ngx_table_elt_t> =
-            Elements::of(&raw const (*r_).headers_in.headers).collect();
         let list = r.zeroed::<ngx_list_t>()?;
-        let room = old.len().max(4);
+        let room = lines.len().max(4);
         let elements = nginx_sys::ngx_pcalloc(r.pool(), room * size_of::<ngx_table_elt_t>())
             .cast::<ngx_table_elt_t>();
         if elements.is_null() {
             return Err(NoMemory);
         }
+        ptr::copy_nonoverlapping(lines.as_ptr(), elements, lines.len());
         (*list).part.elts = elements.cast();
+        (*list).part.nelts = lines.len();
         (*list).size = size_of::<ngx_table_elt_t>();
         (*list).nalloc = room;
         (*list).pool = r.pool();
 
-        for &element in &old {
+        for element in Elements::of(&raw const (*r_).headers_in.headers) {
             if let Some((offset, multi)) = slot(r, element) {
                 ffi::ngx_http_wasm_unlink_request_header(r_, offset, multi);
             }
         }
-        let mut kept = 0;
-        for &element in &old {
-            if field(element).0.eq_ignore_ascii_case(name) {
-                continue;
-            }
-            let copy = elements.add(kept);
-            ptr::copy_nonoverlapping(element, copy, 1);
-            ffi::ngx_http_wasm_init_header(copy);
-            kept += 1;
-        }
-        (*list).part.nelts = kept;
         (*r_).headers_in.headers = *list;
         // The list is embedded in the request: `last` must point at the part inside it.
         (*r_).headers_in.headers.last = &raw mut (*r_).headers_in.headers.part;
-        for at in 0..kept {
-            link(r, elements.add(at))?;
+        for at in 0..lines.len() {
+            let element = elements.add(at);
+            ffi::ngx_http_wasm_init_header(element);
+            link(r, element)?;
         }
     }
+    forget_derived(r);
     Ok(())
+}
+
+/// Has nginx derive anew what it boils down from headers on demand.
+fn forget_derived(r: Request) {
+    let r_ = r.as_ptr();
+    // SAFETY: the request is live.
+    unsafe {
+        // ngx_http_auth_basic_user() parses anew when there is no user yet.
+        (*r_).headers_in.user = empty();
+        (*r_).headers_in.passwd = empty();
+        ffi::ngx_http_wasm_forget_gzip_test(r_);
+    }
 }
 
 /// The slot of a well-known header: its offset in `headers_in`, and whether it is list-like.
@@ -278,17 +295,12 @@ unsafe fn link(r: Request, element: *mut ngx_table_elt_t) -> Result<(), NoMemory
 
 /// Brings what nginx derived from a header when it parsed the request in step with the new value.
 fn refresh(r: Request, name: &[u8], value: &[u8]) -> Result<(), NoMemory> {
+    forget_derived(r);
     let r_ = r.as_ptr();
     // SAFETY: the request is live.
     unsafe {
         if name.eq_ignore_ascii_case(b"host") {
             (*r_).headers_in.server = r.copy(&server_name(value))?;
-        } else if name.eq_ignore_ascii_case(b"authorization") {
-            // ngx_http_auth_basic_user() parses anew when there is no user yet.
-            (*r_).headers_in.user = empty();
-            (*r_).headers_in.passwd = empty();
-        } else if name.eq_ignore_ascii_case(b"accept-encoding") {
-            ffi::ngx_http_wasm_forget_gzip_test(r_);
         } else if name.eq_ignore_ascii_case(b"user-agent") {
             ffi::ngx_http_wasm_forget_user_agent(r_);
         }

@@ -46,6 +46,16 @@ impl Default for PoolSettings {
     }
 }
 
+/// What becomes of a request whose guest fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) enum OnError {
+    /// It fails.
+    #[default]
+    Closed,
+    /// It goes on as if the guest were not there.
+    Open,
+}
+
 /// A request's place in the line for an instance. The line holds it weakly: it is gone with the
 /// call that waits.
 struct Ticket {
@@ -63,11 +73,17 @@ pub(crate) struct Plugin {
     pool: RefCell<Option<Pool<Idle>>>,
     line: RefCell<VecDeque<Weak<Ticket>>>,
     settings: PoolSettings,
+    on_error: OnError,
     odd_next: Cell<bool>,
 }
 
 impl Plugin {
-    pub(crate) fn new(guest: Guest<Exchange>, engine: Engine, settings: PoolSettings) -> Self {
+    pub(crate) fn new(
+        guest: Guest<Exchange>,
+        engine: Engine,
+        settings: PoolSettings,
+        on_error: OnError,
+    ) -> Self {
         Plugin {
             engine,
             name: guest.name().into(),
@@ -75,12 +91,18 @@ impl Plugin {
             pool: RefCell::default(),
             line: RefCell::default(),
             settings,
+            on_error,
             odd_next: Cell::new(false),
         }
     }
 
     pub(crate) const fn engine(&self) -> &Engine {
         &self.engine
+    }
+
+    /// Whether a request goes on without the guest when it fails.
+    pub(crate) fn fails_open(&self) -> bool {
+        self.on_error == OnError::Open
     }
 
     pub(crate) const fn guest(&self) -> &Guest<Exchange> {

@@ -298,6 +298,7 @@ fn read_body(ctx: &Rc<Ctx>) -> ReadBody {
     // back below.
     let rc = unsafe { nginx_sys::ngx_http_read_client_request_body(r.as_ptr(), Some(on_body)) };
     if rc >= SPECIAL_RESPONSE {
+        ctx.body.set(ClientBody::Lost);
         return ReadBody::Failed(rc);
     }
     // A reference remains, so the request is not freed here.
