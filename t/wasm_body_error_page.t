@@ -21,7 +21,7 @@ use Test::Nginx::Wasm;
 select STDERR; $| = 1;
 select STDOUT; $| = 1;
 
-my $t = Test::Nginx->new()->has(qw/http proxy/)->plan(14);
+my $t = Test::Nginx->new()->has(qw/http proxy/)->plan(15);
 
 $t->write_file_expand('nginx.conf', <<'EOF');
 
@@ -103,6 +103,7 @@ my $r = too_large('/read');
 is(status($r), 413, 'a guest that reads');
 like($r, qr/^GET \/sorry HTTP/m, 'the page');
 is(header($r, 'X-Response'), undef, 'its call did not return: nothing is owed');
+like($r, qr/^body 0 /m, 'no part of the body goes anywhere');
 
 $r = too_large('/buffered');
 is(status($r), 413, 'a guest that said next');

@@ -32,6 +32,10 @@ pub(crate) unsafe extern "C" fn handler(r: *mut ngx_http_request_t) -> ngx_int_t
         };
         let guests = LocConf::guests(r);
         if guests.is_empty() {
+            if r.is_internal() {
+                // Notices that the request came here by a redirect, see Ctx::of.
+                drop(Ctx::of(r));
+            }
             return DECLINED;
         }
         match access(r, guests) {

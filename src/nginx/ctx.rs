@@ -11,6 +11,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use nginx_sys::{ngx_event_t, ngx_uint_t};
 
+use super::body;
 use super::chain::Reader;
 use super::ffi::{self, NoMemory, guard};
 use super::headers_out::Outside;
@@ -273,8 +274,13 @@ impl Ctx {
     /// read (an error page is how such a redirect comes about) or for a response that is not the
     /// one any more, waits in vain.
     fn on_redirect(&self) {
-        if self.body.get() == ClientBody::Reading {
+        if matches!(self.body.get(), ClientBody::Reading | ClientBody::Lost) {
             self.body.set(ClientBody::Lost);
+            // The part that is there must not go out under the length of the whole. Without memory
+            // for that the request fails where the body is asked for.
+            if let Ok(kept) = body::replace(self.r, Body::default()) {
+                self.keep(kept);
+            }
         }
         match self.stage() {
             Stage::CallingRequest | Stage::CallingResponse | Stage::Collecting => {
