@@ -171,6 +171,10 @@ pub(crate) struct Io {
     pub(crate) outside: Outside,
     /// The target, where `r->unparsed_uri` does not say it any more.
     pub(crate) uri: Option<Vec<u8>>,
+    /// Bytes that guests had copied into the request's memory by setting fields, method and target.
+    pub(crate) copied: usize,
+    /// Bytes that guests have written to the log on behalf of the request.
+    pub(crate) logged: usize,
     /// The number of the method that the client sent, once a guest has set another.
     pub(crate) sent_method: Option<ngx_uint_t>,
     pub(crate) template: Vec<u8>,
@@ -320,6 +324,8 @@ impl Ctx {
                 response_emptied: false,
                 outside: Outside::default(),
                 uri: None,
+                copied: 0,
+                logged: 0,
                 sent_method: None,
                 template: Vec::new(),
                 dirty: false,

@@ -25,6 +25,20 @@ pub(crate) struct Exchange {
     lent: Option<Lent>,
 }
 
+/// What guests may set on one request, in bytes: thirty times what nginx accepts of a client with its
+/// default `large_client_header_buffers` (4 of 8k).
+const COPIED_MAX: usize = 1 << 20;
+/// What a field costs beside its text, as nginx keeps it.
+const FIELD_COST: usize = 64;
+
+/// What guests may write to the log for one request, in bytes, a line costing [`LINE_COST`] on top:
+/// some thousand lines, so that nobody fills a disk by asking.
+const LOGGED_MAX: usize = 1 << 20;
+/// What nginx adds to a line: time, process, client, request.
+const LINE_COST: usize = 256;
+/// What is kept of one message.
+const MESSAGE_MAX: usize = 64 << 10;
+
 struct Lent {
     ctx: Rc<Ctx>,
     r: Request,
@@ -77,6 +91,20 @@ impl Exchange {
         Exchange { name, log, lent: None }
     }
 
+    /// Charges what a call is about to copy into the request's memory, which is not given back
+    /// before the request ends, however often the guest sets the same field.
+    fn charge(&mut self, bytes: usize) -> Result<(), Refusal> {
+        let Some((_, io)) = self.open() else { return Ok(()) };
+        io.copied = io.copied.saturating_add(bytes + FIELD_COST);
+        if io.copied > COPIED_MAX {
+            return Err(Refusal::TooLarge {
+                what: "what guests set on one request (fields, method, URI)",
+                limit: COPIED_MAX as u64,
+            });
+        }
+        Ok(())
+    }
+
     fn io(&self) -> Option<(Request, &Io)> {
         let lent = self.lent.as_ref()?;
         Some((lent.r, lent.io.as_deref()?))
@@ -115,7 +143,23 @@ impl Host for Exchange {
     }
 
     fn log(&mut self, level: Level, message: &[u8]) {
-        self.log.guest(level, &self.name, message);
+        let kept = &message[..message.len().min(MESSAGE_MAX)];
+        if let Some((_, io)) = self.io_mut() {
+            let before = io.logged;
+            io.logged = before.saturating_add(kept.len() + LINE_COST);
+            if before > LOGGED_MAX {
+                return;
+            }
+            if io.logged > LOGGED_MAX {
+                let text = b"has written too much for one request: nothing more is logged for it";
+                return self.log.guest(Level::Warn, &self.name, text);
+            }
+        }
+        self.log.guest(level, &self.name, kept);
+        if kept.len() < message.len() {
+            let more = format!("... and {} bytes more", message.len() - kept.len());
+            self.log.guest(level, &self.name, more.as_bytes());
+        }
     }
 
     fn method(&self) -> &[u8] {
@@ -123,6 +167,7 @@ impl Host for Exchange {
     }
 
     fn set_method(&mut self, method: &[u8]) -> Result<(), Refusal> {
+        self.charge(method.len())?;
         if let Some((r, io)) = self.open() {
             io.sent_method.get_or_insert(r.method_number());
             r.set_method(method)?;
@@ -140,6 +185,8 @@ impl Host for Exchange {
     }
 
     fn set_uri(&mut self, target: &[u8]) -> Result<(), Refusal> {
+        // Raw, decoded, and as the guest knows it.
+        self.charge(3 * target.len())?;
         if let Some((r, io)) = self.open() {
             if !uri::set(r, target)? {
                 return Err(Refusal::Unfit("nginx finds the path unsafe"));
@@ -181,6 +228,7 @@ impl Host for Exchange {
     }
 
     fn set_field(&mut self, kind: FieldKind, name: &[u8], value: &[u8]) -> Result<(), Refusal> {
+        self.charge(2 * name.len() + value.len())?;
         let Some((r, io)) = self.open() else {
             return Ok(());
         };
@@ -208,6 +256,7 @@ impl Host for Exchange {
     }
 
     fn add_field(&mut self, kind: FieldKind, name: &[u8], value: &[u8]) -> Result<(), Refusal> {
+        self.charge(2 * name.len() + value.len())?;
         let Some((r, io)) = self.open() else {
             return Ok(());
         };
@@ -225,6 +274,13 @@ impl Host for Exchange {
     }
 
     fn remove_field(&mut self, kind: FieldKind, name: &[u8]) -> Result<(), Refusal> {
+        if kind == FieldKind::Request
+            && let Some((r, _)) = self.io()
+            && headers_in::fields(r).any(|(other, _)| other.eq_ignore_ascii_case(name))
+        {
+            // The list is built anew.
+            self.charge(headers_in::fields(r).count() * FIELD_COST)?;
+        }
         let Some((r, io)) = self.open() else {
             return Ok(());
         };
@@ -334,6 +390,7 @@ impl Host for Exchange {
 
     fn set_template(&mut self, name: &[u8]) -> Result<(), Refusal> {
         if let Some((_, io)) = self.open() {
+            // Replaces what was there: nothing piles up.
             io.template = name.to_vec();
         }
         Ok(())
