@@ -20,7 +20,7 @@ use Test::Nginx::Wasm;
 select STDERR; $| = 1;
 select STDOUT; $| = 1;
 
-my @names = qw/ ETag Last-Modified Accept-Ranges Digest Content-Digest Content-MD5 /;
+my @names = qw/ ETag Last-Modified Accept-Ranges Digest Content-Digest Repr-Digest Content-MD5 /;
 
 my $t = Test::Nginx->new()->has(qw/http proxy/)->plan(6 * @names + 33);
 

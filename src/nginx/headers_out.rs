@@ -392,13 +392,14 @@ pub(crate) struct Validators {
 
 impl Validators {
     pub(crate) fn of(r: Request) -> Self {
-        const NAMES: [&[u8]; 6] = [
+        const NAMES: [&[u8]; 7] = [
             b"accept-ranges",
             b"content-digest",
             b"content-md5",
             b"digest",
             b"etag",
             b"last-modified",
+            b"repr-digest",
         ];
         let elements = live(r)
             .filter(|&element| {
