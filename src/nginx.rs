@@ -3,6 +3,7 @@
 
 mod access;
 mod body;
+mod cf;
 mod chain;
 mod child;
 mod collect;

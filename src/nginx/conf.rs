@@ -12,8 +12,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use nginx_sys::{ngx_conf_t, ngx_pool_cleanup_add};
 
+use super::cf::Cf;
 use super::child::{self, Source};
-use super::directives::{Cf, Line, read};
+use super::directives::{Line, read};
 use super::ffi::guard;
 use super::log::Escaped;
 use super::plugin::{OnError, Plugin, PoolSettings};

@@ -1,8 +1,6 @@
-//! The directives: one line each in the table, one setter each, and what nginx hands to a setter
-//! ([`Cf`]). What is wrong is said with file, line, value and what was expected.
+//! The directives: one line each in the table, and one setter each. What is wrong is said with file, line, value and what was expected.
 
 use std::ffi::{CStr, c_char, c_void};
-use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::rc::Rc;
@@ -11,20 +9,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use nginx_sys::{
     NGX_CONF_1MORE, NGX_CONF_TAKE1, NGX_CONF_TAKE12, NGX_CONF_TAKE23, NGX_HTTP_LOC_CONF,
-    NGX_HTTP_MAIN_CONF, NGX_HTTP_SRV_CONF, ngx_command_t, ngx_conf_full_name, ngx_conf_log_error,
-    ngx_conf_t, ngx_str_t, ngx_uint_t,
+    NGX_HTTP_MAIN_CONF, NGX_HTTP_SRV_CONF, ngx_command_t, ngx_conf_t, ngx_str_t, ngx_uint_t,
 };
 
+use super::cf::{Cf, ConfError, EMERG, Place};
 use super::conf::{CONF_ERROR, Isolation, Lines, LocConf};
-use super::ffi::{bytes, guard};
+use super::ffi::guard;
 use super::headers_in::constant;
-use super::log::{Escaped, Log};
+use super::log::Escaped;
 use super::plugin::{OnError, PoolSettings};
 use super::spool::Room;
 use crate::runtime::guest::Dir;
-
-const EMERG: ngx_uint_t = nginx_sys::NGX_LOG_EMERG as ngx_uint_t;
-const WARN: ngx_uint_t = nginx_sys::NGX_LOG_WARN as ngx_uint_t;
 
 /// The C entry of a setter.
 macro_rules! directive {
@@ -81,7 +76,8 @@ unsafe fn set(
     setter: fn(&Cf, &mut LocConf) -> Result<(), ConfError>,
 ) -> *mut c_char {
     guard(CONF_ERROR, || {
-        let cf = Cf(cf);
+        // SAFETY: for this callback.
+        let cf = unsafe { Cf::new(cf) };
         // SAFETY: `conf` is what create_loc_conf returned for the level being read, and nobody else
         // looks at it now.
         let loc = unsafe { &mut *conf.cast::<LocConf>() };
@@ -93,17 +89,6 @@ unsafe fn set(
             }
         }
     })
-}
-
-/// A configuration error; the text goes after nginx's "[emerg]" and before " in FILE:LINE".
-pub(crate) struct ConfError {
-    pub(crate) reason: String,
-}
-
-impl ConfError {
-    pub(crate) fn new(reason: impl Into<String>) -> Self {
-        ConfError { reason: reason.into() }
-    }
 }
 
 /// `http_wasm off | PATH [name=N] [config=STR] [config_file=F];`
@@ -376,20 +361,6 @@ pub(crate) struct Line {
     pub(crate) place: Place,
 }
 
-/// A line of a configuration file.
-pub(crate) struct Place {
-    file: Vec<u8>,
-    line: usize,
-}
-
-impl Place {
-    /// Reports a configuration error that shows after the line was read.
-    pub(crate) fn report(&self, cf: &Cf, text: fmt::Arguments<'_>) {
-        let file = Escaped(&self.file);
-        cf.log().write(EMERG, format_args!("{text} in {file}:{}", self.line));
-    }
-}
-
 impl Line {
     fn parse(cf: &Cf, path: &[u8], parameters: &[&[u8]]) -> Result<Self, ConfError> {
         let path = cf.full_name(path)?;
@@ -449,77 +420,4 @@ pub(crate) fn read(path: &[u8], what: &str) -> Result<Vec<u8>, ConfError> {
     std::fs::read(Path::new(std::ffi::OsStr::from_bytes(path))).map_err(|error| {
         ConfError::new(format!("cannot read {what} \"{}\": {error}", Escaped(path)))
     })
-}
-
-/// nginx's configuration cursor for the time of one callback.
-pub(crate) struct Cf(*mut ngx_conf_t);
-
-impl Cf {
-    /// The words of the directive, its name first.
-    fn args(&self) -> Vec<&[u8]> {
-        // SAFETY: during a directive's callback cf->args is its array of words.
-        unsafe {
-            (*(*self.0).args).as_slice::<ngx_str_t>().iter().map(|&word| bytes(word)).collect()
-        }
-    }
-
-    /// # Safety
-    /// For one callback that got `cf` from nginx.
-    pub(crate) unsafe fn new(cf: *mut ngx_conf_t) -> Self {
-        Cf(cf)
-    }
-
-    /// The only argument of a directive that takes one.
-    fn argument(&self) -> Result<&[u8], ConfError> {
-        match self.args().as_slice() {
-            [_, argument] => Ok(argument),
-            _ => Err(ConfError::new("expected one argument")),
-        }
-    }
-
-    /// Where the directive that is being read stands.
-    fn place(&self) -> Place {
-        // SAFETY: conf_file is the file being read during a directive's callback; null for
-        // directives from the command line.
-        unsafe {
-            match (*self.0).conf_file.as_ref() {
-                Some(file) => Place { file: bytes(file.file.name).to_vec(), line: file.line },
-                None => Place { file: b"the command line".to_vec(), line: 0 },
-            }
-        }
-    }
-
-    pub(crate) fn log(&self) -> Log {
-        // SAFETY: the log outlives the callback.
-        unsafe { Log::new((*self.0).log) }
-    }
-
-    /// A path made absolute against nginx's prefix.
-    fn full_name(&self, path: &[u8]) -> Result<Vec<u8>, ConfError> {
-        let mut name = ngx_str_t { len: path.len(), data: path.as_ptr().cast_mut() };
-        // SAFETY: `name` describes a word of the configuration, which is NUL-terminated as the
-        // function expects; it only replaces the string, in the cycle's pool.
-        unsafe {
-            if ngx_conf_full_name((*self.0).cycle, &raw mut name, 0) != super::ffi::OK {
-                return Err(ConfError::new("out of memory"));
-            }
-            Ok(bytes(name).to_vec())
-        }
-    }
-
-    /// Writes a line that ends with " in FILE:LINE".
-    fn report(&self, level: ngx_uint_t, text: &str) {
-        const FORMAT: &CStr = c"%*s";
-        // SAFETY: `cf` is valid for the callback; the text goes in with its length.
-        unsafe {
-            ngx_conf_log_error(level, self.0, 0, FORMAT.as_ptr(), text.len(), text.as_ptr());
-        }
-    }
-
-    /// Where in the guest a failure happened, before the line that says what it means.
-    pub(crate) fn report_frames(&self, backtrace: Option<&str>) {
-        for frame in backtrace.into_iter().flat_map(str::lines) {
-            self.log().write(WARN, format_args!("http_wasm:   {}", Escaped(frame.as_bytes())));
-        }
-    }
 }

@@ -1,0 +1,111 @@
+//! What nginx hands to a directive's setter ([`Cf`]), and how an error finds its way to the person
+//! who wrote the line.
+
+use std::ffi::CStr;
+use std::fmt;
+
+use nginx_sys::{ngx_conf_full_name, ngx_conf_log_error, ngx_conf_t, ngx_str_t, ngx_uint_t};
+
+use super::ffi::bytes;
+use super::log::{Escaped, Log};
+
+pub(crate) const EMERG: ngx_uint_t = nginx_sys::NGX_LOG_EMERG as ngx_uint_t;
+const WARN: ngx_uint_t = nginx_sys::NGX_LOG_WARN as ngx_uint_t;
+
+/// A configuration error; the text goes after nginx's "[emerg]" and before " in FILE:LINE".
+pub(crate) struct ConfError {
+    pub(crate) reason: String,
+}
+
+impl ConfError {
+    pub(crate) fn new(reason: impl Into<String>) -> Self {
+        ConfError { reason: reason.into() }
+    }
+}
+
+/// A line of a configuration file.
+pub(crate) struct Place {
+    file: Vec<u8>,
+    line: usize,
+}
+
+impl Place {
+    /// Reports a configuration error that shows after the line was read.
+    pub(crate) fn report(&self, cf: &Cf, text: fmt::Arguments<'_>) {
+        let file = Escaped(&self.file);
+        cf.log().write(EMERG, format_args!("{text} in {file}:{}", self.line));
+    }
+}
+
+/// nginx's configuration cursor for the time of one callback.
+pub(crate) struct Cf(*mut ngx_conf_t);
+
+impl Cf {
+    /// The words of the directive, its name first.
+    pub(crate) fn args(&self) -> Vec<&[u8]> {
+        // SAFETY: during a directive's callback cf->args is its array of words.
+        unsafe {
+            (*(*self.0).args).as_slice::<ngx_str_t>().iter().map(|&word| bytes(word)).collect()
+        }
+    }
+
+    /// # Safety
+    /// For one callback that got `cf` from nginx.
+    pub(crate) unsafe fn new(cf: *mut ngx_conf_t) -> Self {
+        Cf(cf)
+    }
+
+    /// The only argument of a directive that takes one.
+    pub(crate) fn argument(&self) -> Result<&[u8], ConfError> {
+        match self.args().as_slice() {
+            [_, argument] => Ok(argument),
+            _ => Err(ConfError::new("expected one argument")),
+        }
+    }
+
+    /// Where the directive that is being read stands.
+    pub(crate) fn place(&self) -> Place {
+        // SAFETY: conf_file is the file being read during a directive's callback; null for
+        // directives from the command line.
+        unsafe {
+            match (*self.0).conf_file.as_ref() {
+                Some(file) => Place { file: bytes(file.file.name).to_vec(), line: file.line },
+                None => Place { file: b"the command line".to_vec(), line: 0 },
+            }
+        }
+    }
+
+    pub(crate) fn log(&self) -> Log {
+        // SAFETY: the log outlives the callback.
+        unsafe { Log::new((*self.0).log) }
+    }
+
+    /// A path made absolute against nginx's prefix.
+    pub(crate) fn full_name(&self, path: &[u8]) -> Result<Vec<u8>, ConfError> {
+        let mut name = ngx_str_t { len: path.len(), data: path.as_ptr().cast_mut() };
+        // SAFETY: `name` describes a word of the configuration, which is NUL-terminated as the
+        // function expects; it only replaces the string, in the cycle's pool.
+        unsafe {
+            if ngx_conf_full_name((*self.0).cycle, &raw mut name, 0) != super::ffi::OK {
+                return Err(ConfError::new("out of memory"));
+            }
+            Ok(bytes(name).to_vec())
+        }
+    }
+
+    /// Writes a line that ends with " in FILE:LINE".
+    pub(crate) fn report(&self, level: ngx_uint_t, text: &str) {
+        const FORMAT: &CStr = c"%*s";
+        // SAFETY: `cf` is valid for the callback; the text goes in with its length.
+        unsafe {
+            ngx_conf_log_error(level, self.0, 0, FORMAT.as_ptr(), text.len(), text.as_ptr());
+        }
+    }
+
+    /// Where in the guest a failure happened, before the line that says what it means.
+    pub(crate) fn report_frames(&self, backtrace: Option<&str>) {
+        for frame in backtrace.into_iter().flat_map(str::lines) {
+            self.log().write(WARN, format_args!("http_wasm:   {}", Escaped(frame.as_bytes())));
+        }
+    }
+}
