@@ -1,4 +1,5 @@
-//! The directives: one line each in the table, and one setter each. What is wrong is said with file, line, value and what was expected.
+//! The directives: one line each in the table, and one setter each. What is wrong is said with
+//! file, line, value and what was expected.
 
 use std::ffi::{CStr, c_char, c_void};
 use std::os::unix::ffi::OsStrExt;
