@@ -193,6 +193,16 @@ impl<H: Host> State<H> {
         self.features
     }
 
+    /// Features that start functions enabled for every request.
+    pub(crate) fn start_features(&self) -> Features {
+        self.start_features
+    }
+
+    /// Start functions enabled these before the snapshot was taken that this instance started from.
+    pub(crate) fn set_start_features(&mut self, features: Features) {
+        self.start_features = features;
+    }
+
     /// The exchange in any phase.
     pub(crate) fn any_phase(&mut self) -> Result<&mut H, Rule> {
         self.host.as_mut().ok_or(Rule::OutsideRequest)

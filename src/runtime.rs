@@ -1,81 +1,19 @@
 //! Guests and the engine that runs them: settings, limits, and the parts that know WebAssembly but
 //! no web server.
 
+mod engine;
 pub mod guest;
 pub mod instance;
 pub mod pool;
+pub mod snapshot;
 pub mod ticker;
 pub mod wasi;
 
-use std::sync::Arc;
 use std::time::Duration;
 
+pub use engine::{Compile, Engine, Layout};
 pub use wasmtime::Module;
-use wasmtime::{Config, ResourceLimiter, WasmBacktraceDetails};
-
-use crate::error::LoadError;
-use ticker::Pace;
-
-/// Where compilation may run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Compile {
-    /// On the calling thread; no other thread is ever started. A process that forks later must not
-    /// have any: the compiler's thread pool would be gone in the child and waited for for ever.
-    Serial,
-    /// On all cores, for a process that lives only to compile.
-    Parallel,
-}
-
-/// Compiles and runs guests. A clone is the same engine.
-#[derive(Clone)]
-pub struct Engine {
-    wasm: wasmtime::Engine,
-    pace: Arc<Pace>,
-}
-
-impl Engine {
-    /// An engine. What one compiles and serializes the other loads, whatever their [`Compile`] is.
-    pub fn new(compile: Compile) -> Result<Self, LoadError> {
-        match wasmtime::Engine::new(&config(compile)) {
-            Ok(wasm) => Ok(Engine { wasm, pace: Arc::default() }),
-            Err(error) => Err(LoadError::Engine(describe(&error))),
-        }
-    }
-
-    /// The engine underneath.
-    pub fn wasm(&self) -> &wasmtime::Engine {
-        &self.wasm
-    }
-
-    /// What polls of this engine's guests are bracketed with.
-    pub fn pace(&self) -> &Arc<Pace> {
-        &self.pace
-    }
-}
-
-fn config(compile: Compile) -> Config {
-    let mut config = Config::new();
-    config
-        .parallel_compilation(compile == Compile::Parallel)
-        // A guest can be stopped or made to yield anywhere. Costs nothing where guests call the
-        // host and a fifth in tight loops; fuel costs a quarter.
-        .epoch_interruption(true)
-        // File and line in backtraces for guests with debug information. Costs memory only, and
-        // only for those guests.
-        .wasm_backtrace_details(WasmBacktraceDetails::Enable)
-        // Instances share the initial image of their memory until they write to it.
-        .memory_init_cow(true)
-        // Pointers of the ABI are 32 bits wide and address one memory. Refusing the others here
-        // makes the compiler say so, with the offset.
-        .wasm_memory64(false)
-        .wasm_multi_memory(false)
-        // Wide enough for goroutines and regular expressions, small enough for the fiber's stack
-        // of 2 MiB to hold it and the host functions on top.
-        .max_wasm_stack(512 << 10);
-    // The memory reservation stays at 4 GiB of addresses per memory: with it bounds checks cost
-    // nothing, without it compute-bound guests lose 38 %.
-    config
-}
+use wasmtime::ResourceLimiter;
 
 /// An error of the engine in one line, from the outermost context to the cause. The text format's
 /// parser draws a picture of several lines, of which the message and the position are kept.
@@ -117,6 +55,12 @@ pub struct Limits {
     pub timeout: Duration,
 }
 
+/// Elements that a table may have, see [`Limits`].
+pub(crate) const TABLE_ELEMENTS: usize = 1 << 20;
+
+/// Tables that a guest may have.
+pub(crate) const TABLES: usize = 16;
+
 impl Default for Limits {
     /// 128 MiB is what guests in Go need to be at ease; 2^20 elements (8 MiB) are forty times the
     /// table of an 11 MB Go guest. 5 ms is what other requests of the worker can bear to wait, and
@@ -124,7 +68,7 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             memory_bytes: 128 << 20,
-            table_elements: 1 << 20,
+            table_elements: TABLE_ELEMENTS,
             slice: Duration::from_millis(5),
             timeout: Duration::from_secs(1),
         }
@@ -177,7 +121,7 @@ impl ResourceLimiter for Limiter {
     }
 
     fn tables(&self) -> usize {
-        16
+        TABLES
     }
 
     fn memories(&self) -> usize {

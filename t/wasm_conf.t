@@ -91,6 +91,7 @@ my @bad = (
 	'http_wasm_memory_limit much;' => qr/invalid value "much": expected a size/,
 	'http_wasm_memory_limit 1m; http_wasm_memory_limit 2m;' => qr/"http_wasm_memory_limit" directive is duplicate/,
 	'http_wasm good.wat; http_wasm_memory_limit 64k;' => qr/good\.wat.*memory/,
+	'http_wasm_snapshot maybe;' => qr/invalid value "maybe": expected "auto", "on" or "off"/,
 	'http_wasm_isolation none;' => qr/invalid value "none": expected "worker" or "request"/,
 	'http_wasm_on_error maybe;' => qr/invalid value "maybe": expected "closed" or "open"/,
 	'http_wasm_pool max=0;' => qr/invalid value "max=0": expected a number, 1 or more/,
@@ -112,12 +113,22 @@ my @good = (
 	'http_wasm good.wat config_file=text.wasm;',
 	'http_wasm good.wat; http_wasm good.wat; http_wasm good.wat name=other; http_wasm good.wat config=a;',
 	'http_wasm off;',
+	'http_wasm good.wat; http_wasm_snapshot on; http_wasm_isolation request;',
 	'http_wasm good.wat; http_wasm_memory_limit 4g; http_wasm_slice 1ms; http_wasm_timeout 1m;',
 	'http_wasm_response_buffer 0 max=1g;',
 	'http_wasm_pool max=1 idle=0 queue=0 wait=1s requests=1; http_wasm_isolation request; http_wasm good.wat;',
 );
 
-$t->plan(3 * @bad / 2 + @good + 1);
+# Directives of the http block alone.
+my @bad_http = (
+	'http_wasm_instances 0;' => qr/invalid value "0": expected a number, 1 or more/,
+	'http_wasm_instances 100000;' => qr/invalid value "100000": expected 1 to 10240/,
+	'http_wasm_instances 8; http_wasm_instances 8;' => qr/"http_wasm_instances" directive is duplicate/,
+	'http_wasm_stack_limit 1k;' => qr/invalid value "1k": expected 64k to 64m/,
+	'http_wasm_stack_limit 1m; http_wasm_stack_limit 1m;' => qr/"http_wasm_stack_limit" directive is duplicate/,
+);
+
+$t->plan(3 * @bad / 2 + 2 * @bad_http / 2 + @good + 1);
 
 ###############################################################################
 
@@ -134,6 +145,14 @@ while (my ($directive, $reason) = splice @bad, 0, 2) {
 }
 
 is_deeply([ grep { $reasons{$_} > 1 } keys %reasons ], [], 'all reasons distinct');
+
+while (my ($directive, $reason) = splice @bad_http, 0, 2) {
+	my $conf = conf('http_wasm good.wat;');
+	$conf =~ s/access_log off;/$directive/;
+	my ($output, $exit) = nginx_test($t, $conf);
+	isnt($exit, 0, "$directive refused");
+	like($output, qr/\[emerg\].*$reason.* in \S*\/test\.conf:6$/m, "$directive reason");
+}
 
 for my $directive (@good) {
 	my ($output, $exit) = nginx_test($t, conf($directive));

@@ -30,10 +30,17 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Reports a configuration error that shows after the line was read.
-    pub(crate) fn report(&self, cf: &Cf, text: fmt::Arguments<'_>) {
-        let file = Escaped(&self.file);
-        cf.log().write(EMERG, format_args!("{text} in {file}:{}", self.line));
+    /// Reports something about the guest of this line that shows after the line was read.
+    pub(crate) fn report(
+        &self,
+        cf: &Cf,
+        level: ngx_uint_t,
+        guest: &[u8],
+        text: fmt::Arguments<'_>,
+    ) {
+        let (guest, file) = (Escaped(guest), Escaped(&self.file));
+        let line = self.line;
+        cf.log().write(level, format_args!("http_wasm guest \"{guest}\": {text} in {file}:{line}"));
     }
 }
 
@@ -73,6 +80,12 @@ impl Cf {
                 None => Place { file: b"the command line".to_vec(), line: 0 },
             }
         }
+    }
+
+    /// `worker_connections`, or 0 if the `events` block comes later.
+    pub(crate) fn connections(&self) -> usize {
+        // SAFETY: the cycle being read outlives the callback; the number is set by the events block.
+        unsafe { (*(*self.0).cycle).connection_n }
     }
 
     pub(crate) fn log(&self) -> Log {

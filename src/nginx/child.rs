@@ -17,9 +17,11 @@ use std::time::{Duration, Instant};
 
 use super::exchange::Exchange;
 use super::log::{Escaped, Log};
+use crate::abi::Features;
 use crate::error::LoadError;
-use crate::runtime::guest::{self, Guest, Settings};
-use crate::runtime::{Compile, Engine, Module};
+use crate::runtime::guest::{Guest, Settings};
+use crate::runtime::snapshot::{self, Snapshot, Start, Unfit};
+use crate::runtime::{Engine, Module};
 
 /// What compiling and starting one guest may take. The largest guest known (12 MB of Go) takes 11 s
 /// on one core of 2025; ten times that is a guest that hangs.
@@ -27,8 +29,8 @@ const TIME_LIMIT: Duration = Duration::from_secs(120);
 
 /// What to try.
 pub(crate) enum Source<'a> {
-    /// A file's bytes, to be compiled.
-    Bytes(&'a [u8]),
+    /// A file's bytes, to be compiled, and whether to take a snapshot after the start functions.
+    Bytes(&'a [u8], Snapshot),
     /// A module compiled before; only its start functions run, with another configuration.
     Module(&'a Module),
 }
@@ -62,15 +64,17 @@ const REFUSED: u8 = b'-';
 /// Between reason and backtrace.
 const SEPARATOR: char = '\0';
 
-/// Compiles (if need be) and starts a guest in a child process. `Ok` with the compiled module, or
-/// with `None` when it was compiled before.
+/// Compiles (if need be) and starts a guest in a child process.
 pub(crate) fn try_out(
     engine: &Engine,
     source: Source<'_>,
     settings: &Settings,
     log: Log,
-) -> Result<Option<Module>, Failure> {
-    let compile = matches!(source, Source::Bytes(_));
+) -> Result<Tried, Failure> {
+    let known = match source {
+        Source::Bytes(..) => None,
+        Source::Module(module) => Some(module),
+    };
     let (read, write) = pipe().map_err(|error| Failure::new(format!("pipe() failed: {error}")))?;
     // SAFETY: nginx is single-threaded while it reads a configuration, so the child is a complete
     // copy of it. The child runs `child` and leaves by _exit: no handler of nginx's runs in it.
@@ -96,18 +100,22 @@ pub(crate) fn try_out(
     let status = wait(pid);
     let said = said?;
     match said.split_first() {
-        Some((&COMPILED, _)) if !compile => Ok(None),
-        Some((&COMPILED, bytes)) => {
-            // SAFETY: the bytes are what Module::serialize made a moment ago in a child of this
-            // very process and binary; nobody else can write to that pipe.
-            let module = unsafe { Module::deserialize(engine.wasm(), bytes) }.map_err(|error| {
-                Failure::new(format!("cannot map the compiled code: {error:#}"))
-            })?;
+        Some((&COMPILED, report)) => {
+            let (start, unfit, code) = decode(report)
+                .ok_or_else(|| Failure::new("compiling it ended with half a result"))?;
+            let module = match known {
+                Some(module) => module.clone(),
+                // SAFETY: the bytes are what Module::serialize made a moment ago in a child of this
+                // very process and binary; nobody else can write to that pipe.
+                None => unsafe { Module::deserialize(engine.wasm(), code) }.map_err(|error| {
+                    Failure::new(format!("cannot map the compiled code: {error:#}"))
+                })?,
+            };
             // Here, before the fork, so that all workers share the image of the guest's memory.
             module
                 .initialize_copy_on_write_image()
                 .map_err(|error| Failure::new(format!("cannot map its memory image: {error:#}")))?;
-            Ok(Some(module))
+            Ok(Tried { module, start, unfit })
         }
         Some((&REFUSED, text)) => {
             let text = String::from_utf8_lossy(text);
@@ -152,31 +160,77 @@ fn child(
     i32::from(said.is_err())
 }
 
-/// Compiles, checks, links and starts; the compiled module as bytes, or nothing for one that the
-/// parent has.
+/// Compiles, checks, links and starts; how instances start and the compiled module, as [`decode`]
+/// reads it.
 fn attempt(
     engine: &Engine,
     source: Source<'_>,
     settings: &Settings,
     log: Log,
 ) -> Result<Vec<u8>, Failure> {
-    let own;
-    let (engine, module, compiled) = match source {
-        Source::Module(module) => (engine, module.clone(), false),
-        Source::Bytes(bytes) => {
-            own = Engine::new(Compile::Parallel)?;
-            (&own, guest::compile(&own, bytes)?, true)
+    let host = || Exchange::without_request(settings.name.as_str().into(), log);
+    let (bytes, snapshot) = match source {
+        Source::Module(module) => {
+            let guest = Guest::new(engine, module, settings.clone())?;
+            drop(block_on(guest.start(host()))?);
+            return Ok(encode(Start::Run, "", &[]));
         }
+        Source::Bytes(bytes, snapshot) => (bytes, snapshot),
     };
-    let guest = Guest::new(engine, &module, settings.clone())?;
-    let host = Exchange::without_request(guest.name().into(), log);
-    drop(block_on(guest.start(host))?);
-    if !compiled {
-        return Ok(Vec::new());
-    }
-    module
-        .serialize()
-        .map_err(|error| Failure::new(format!("cannot serialize the compiled code: {error:#}")))
+    let engine = engine.to_compile()?;
+    let prepare = |snapshot| block_on(snapshot::prepare(&engine, bytes, settings, snapshot, &host));
+    let (prepared, unfit) = match catch_unwind(AssertUnwindSafe(|| prepare(snapshot))) {
+        Ok(prepared) => {
+            let prepared = prepared?;
+            let unfit = prepared.unfit.as_ref().map(Unfit::to_string);
+            (prepared, unfit.unwrap_or_default())
+        }
+        // The guest may work all the same without.
+        Err(_) => (prepare(Snapshot::Never)?, "taking the snapshot panicked".to_owned()),
+    };
+    let code = prepared.module.serialize();
+    let code = code
+        .map_err(|error| Failure::new(format!("cannot serialize the compiled code: {error:#}")))?;
+    Ok(encode(prepared.start, &unfit, &code))
+}
+
+/// What a child found out about a guest.
+pub(crate) struct Tried {
+    pub(crate) module: Module,
+    pub(crate) start: Start,
+    /// Why there is no snapshot although one was asked for.
+    pub(crate) unfit: Option<String>,
+}
+
+/// Bytes of a report before its text: whether there is a snapshot, features, length of the text.
+const REPORT_HEAD: usize = 9;
+
+fn encode(start: Start, unfit: &str, code: &[u8]) -> Vec<u8> {
+    let (done, features) = match start {
+        Start::Run => (0, 0),
+        Start::Done(features) => (1, features.bits()),
+    };
+    let mut report = Vec::with_capacity(REPORT_HEAD + unfit.len() + code.len());
+    report.push(done);
+    report.extend(features.to_le_bytes());
+    report.extend((unfit.len() as u32).to_le_bytes());
+    report.extend(unfit.as_bytes());
+    report.extend(code);
+    report
+}
+
+/// How instances start, why there is no snapshot, and the serialized module.
+fn decode(report: &[u8]) -> Option<(Start, Option<String>, &[u8])> {
+    let (head, rest) = report.split_first_chunk::<REPORT_HEAD>()?;
+    let features = u32::from_le_bytes(head[1..5].try_into().ok()?);
+    let len = u32::from_le_bytes(head[5..9].try_into().ok()?);
+    let (unfit, code) = rest.split_at_checked(len as usize)?;
+    let start = match head[0] {
+        0 => Start::Run,
+        _ => Start::Done(Features::from_bits(features)),
+    };
+    let unfit = String::from_utf8_lossy(unfit).into_owned();
+    Some((start, (!unfit.is_empty()).then_some(unfit), code))
 }
 
 /// Polls until it is ready. Without a request every wait blocks (see `Exchange::sleep`), so a

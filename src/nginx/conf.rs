@@ -12,18 +12,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use nginx_sys::{ngx_conf_t, ngx_pool_cleanup_add};
 
-use super::cf::Cf;
-use super::child::{self, Source};
+use super::cf::{Cf, EMERG};
+use super::child::{self, Source, Tried};
 use super::directives::{Line, read};
+use super::exchange::Exchange;
 use super::ffi::guard;
-use super::log::Escaped;
+use super::log::{Escaped, NOTICE, WARN};
 use super::plugin::{OnError, Plugin, PoolSettings};
 use super::request::Request;
 use super::spool::Room;
 use super::worker;
 use crate::error::LoadError;
 use crate::runtime::guest::{Dir, Guest, Settings};
-use crate::runtime::{Compile, Engine, Limits, Module};
+use crate::runtime::snapshot::{Snapshot, Start};
+use crate::runtime::{Compile, Engine, Layout, Limits, Module};
 
 /// `NGX_CONF_ERROR`: the reason is in the log.
 pub(crate) const CONF_ERROR: *mut c_char = std::ptr::without_provenance_mut(usize::MAX);
@@ -34,7 +36,12 @@ static LIVE: AtomicUsize = AtomicUsize::new(0);
 
 /// What the `http` block has: one engine, and everything that was loaded with it.
 pub(crate) struct MainConf {
+    /// `http_wasm_instances`.
+    pub(crate) instances: Option<u32>,
+    /// `http_wasm_stack_limit`.
+    pub(crate) stack_bytes: Option<usize>,
     engine: Option<Engine>,
+    /// Without a snapshot, which belongs to one configuration of a guest only.
     modules: HashMap<Vec<u8>, Module>,
     plugins: HashMap<Key, Rc<Plugin>>,
 }
@@ -50,6 +57,7 @@ struct Key {
     on_error: OnError,
     env: Env,
     dirs: Dirs,
+    snapshot: Snapshot,
 }
 
 /// Environment variables of a guest, by name.
@@ -58,9 +66,19 @@ pub(crate) type Env = Rc<Vec<(String, String)>>;
 pub(crate) type Dirs = Rc<Vec<Dir>>;
 
 impl MainConf {
+    /// Most instances of one worker. Twice as many, which a reload needs for a moment, still leave
+    /// two fifths of a process's addresses and a quarter of its mappings (`vm.max_map_count`).
+    pub(crate) const INSTANCES_MAX: u32 = 10_240;
+
     fn new() -> Self {
         LIVE.fetch_add(1, Ordering::Relaxed);
-        MainConf { engine: None, modules: HashMap::new(), plugins: HashMap::new() }
+        MainConf {
+            instances: None,
+            stack_bytes: None,
+            engine: None,
+            modules: HashMap::new(),
+            plugins: HashMap::new(),
+        }
     }
 
     /// Whether any location may have a guest.
@@ -104,6 +122,20 @@ pub(crate) struct LocConf {
     pub(crate) on_error: Option<OnError>,
     /// `http_wasm_isolation`.
     pub(crate) isolation: Option<Isolation>,
+    /// `http_wasm_snapshot`.
+    pub(crate) snapshot: Option<SnapshotWish>,
+}
+
+/// When instances start from a snapshot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum SnapshotWish {
+    /// Where every request has a fresh instance, for guests that cannot tell the difference.
+    #[default]
+    Auto,
+    /// Wherever possible.
+    On,
+    /// Never.
+    Off,
 }
 
 /// How long an instance lives.
@@ -199,6 +231,7 @@ impl LocConf {
         self.slice = self.slice.or(parent.slice);
         self.pool = self.pool.or(parent.pool);
         self.isolation = self.isolation.or(parent.isolation);
+        self.snapshot = self.snapshot.or(parent.snapshot);
         self.on_error = self.on_error.or(parent.on_error);
         self.env = self.env.take().or_else(|| parent.env.clone());
         self.dirs = self.dirs.take().or_else(|| parent.dirs.clone());
@@ -223,6 +256,14 @@ impl LocConf {
         pool
     }
 
+    fn snapshot(&self) -> Snapshot {
+        match self.snapshot.unwrap_or_default() {
+            SnapshotWish::Auto if self.isolation == Some(Isolation::Request) => Snapshot::Faithful,
+            SnapshotWish::Auto | SnapshotWish::Off => Snapshot::Never,
+            SnapshotWish::On => Snapshot::Seeded,
+        }
+    }
+
     /// Loads the guests of this level, all of whose directives are known now.
     fn load(&mut self, cf: &Cf, main: &mut MainConf) -> Result<(), Reported> {
         // SAFETY: a plain integer that nginx sets before it reads a configuration.
@@ -244,6 +285,7 @@ impl LocConf {
                 on_error: self.on_error.unwrap_or_default(),
                 env: self.env.clone().unwrap_or_default(),
                 dirs: self.dirs.clone().unwrap_or_default(),
+                snapshot: self.snapshot(),
             };
             self.guests.push(main.plugin(cf, line, key)?);
         }
@@ -279,7 +321,7 @@ impl MainConf {
             env: key.env.to_vec(),
             dirs: key.dirs.to_vec(),
         };
-        match self.load(cf, &line.path, settings) {
+        match self.load(cf, line, settings, key.snapshot) {
             Ok(guest) => {
                 worker::note_slice(limits.slice);
                 let engine = self.engine.clone().ok_or(Reported)?;
@@ -288,8 +330,7 @@ impl MainConf {
                 Ok(plugin)
             }
             Err(reason) => {
-                let path = Escaped(&line.path);
-                line.place.report(cf, format_args!("http_wasm guest \"{path}\": {reason}"));
+                line.place.report(cf, EMERG, &line.path, format_args!("{reason}"));
                 Err(Reported)
             }
         }
@@ -298,42 +339,72 @@ impl MainConf {
     fn load(
         &mut self,
         cf: &Cf,
-        path: &[u8],
+        line: &Line,
         settings: Settings,
-    ) -> Result<Guest<super::exchange::Exchange>, String> {
+        snapshot: Snapshot,
+    ) -> Result<Guest<Exchange>, String> {
         let failed = |error: LoadError| {
             cf.report_frames(error.backtrace().as_deref());
             one_line(&error)
         };
-        let engine = match &self.engine {
-            Some(engine) => engine.clone(),
-            // Serial: no thread may ever start in the process that forks the workers.
-            None => Engine::new(Compile::Serial).map_err(failed)?,
+        let engine = self.engine(cf).map_err(failed)?;
+        let path = line.path.as_slice();
+        let tried = match self.modules.get(path) {
+            Some(module) if snapshot == Snapshot::Never => {
+                child::try_out(&engine, Source::Module(module), &settings, cf.log())
+            }
+            _ => {
+                let bytes = read(path, "the file").map_err(|error| error.reason)?;
+                child::try_out(&engine, Source::Bytes(&bytes, snapshot), &settings, cf.log())
+            }
+        };
+        let Tried { module, start, unfit } = tried.map_err(|failure| {
+            cf.report_frames(failure.backtrace.as_deref());
+            failure.reason
+        })?;
+        if let Some(reason) = unfit {
+            let level = if snapshot == Snapshot::Seeded { WARN } else { NOTICE };
+            let reason = Escaped(reason.as_bytes());
+            let text = format_args!("has no snapshot, every instance is started: {reason}");
+            line.place.report(cf, level, path, text);
+        }
+        if start == Start::Run {
+            self.modules.insert(path.to_vec(), module.clone());
+        }
+        Ok(Guest::new(&engine, &module, settings).map_err(failed)?.with(start))
+    }
+
+    /// The engine of all guests.
+    fn engine(&mut self, cf: &Cf) -> Result<Engine, LoadError> {
+        if let Some(engine) = &self.engine {
+            return Ok(engine.clone());
+        }
+        let instances = self.instances.unwrap_or_else(|| default_instances(cf));
+        let stack = self.stack_bytes.unwrap_or(Engine::STACK_BYTES);
+        // Serial: no thread may ever start in the process that forks the workers.
+        let engine = match Engine::with(Compile::Serial, Layout::Pooled { instances }, stack) {
+            Ok(engine) => engine,
+            Err(error) => {
+                cf.log().write(
+                    WARN,
+                    format_args!(
+                        "http_wasm: no addresses for {instances} instances of 4 GiB each ({error}): \
+                         laying them out compactly, guests that compute take up to half as long \
+                         again; raise \"ulimit -v\" or lower \"http_wasm_instances\""
+                    ),
+                );
+                Engine::with(Compile::Serial, Layout::Compact, stack)?
+            }
         };
         self.engine = Some(engine.clone());
-        let tried = match self.modules.get(path) {
-            Some(module) => child::try_out(&engine, Source::Module(module), &settings, cf.log()),
-            None => {
-                let bytes = read(path, "the file").map_err(|error| error.reason)?;
-                child::try_out(&engine, Source::Bytes(&bytes), &settings, cf.log())
-            }
-        };
-        let module = match tried {
-            Ok(Some(module)) => {
-                self.modules.insert(path.to_vec(), module.clone());
-                module
-            }
-            Ok(None) => match self.modules.get(path) {
-                Some(module) => module.clone(),
-                None => return Err("the compiled module is missing".to_owned()),
-            },
-            Err(failure) => {
-                cf.report_frames(failure.backtrace.as_deref());
-                return Err(failure.reason);
-            }
-        };
-        Guest::new(&engine, &module, settings).map_err(failed)
+        Ok(engine)
     }
+}
+
+/// Two instances for every connection of a worker, as chains of guests and streams of HTTP/2 need.
+fn default_instances(cf: &Cf) -> u32 {
+    let connections = u32::try_from(cf.connections()).unwrap_or(u32::MAX);
+    connections.saturating_mul(2).clamp(256, MainConf::INSTANCES_MAX)
 }
 
 /// Loads the guests of the `http` level that no server or location has loaded: a bad one is an error

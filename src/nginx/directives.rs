@@ -14,7 +14,7 @@ use nginx_sys::{
 };
 
 use super::cf::{Cf, ConfError, EMERG, Place};
-use super::conf::{CONF_ERROR, Isolation, Lines, LocConf};
+use super::conf::{CONF_ERROR, Isolation, Lines, LocConf, MainConf, SnapshotWish};
 use super::ffi::guard;
 use super::headers_in::constant;
 use super::log::Escaped;
@@ -24,30 +24,46 @@ use crate::runtime::guest::Dir;
 
 /// The C entry of a setter.
 macro_rules! directive {
-    ($setter:ident) => {{
+    ($setter:ident) => {
+        entry!($setter, LocConf)
+    };
+}
+
+/// The C entry of a setter of the http block.
+macro_rules! main_directive {
+    ($setter:ident) => {
+        entry!($setter, MainConf)
+    };
+}
+
+macro_rules! entry {
+    ($setter:ident, $conf:ty) => {{
         unsafe extern "C" fn entry(
             cf: *mut ngx_conf_t,
             _cmd: *mut ngx_command_t,
             conf: *mut c_void,
         ) -> *mut c_char {
             // SAFETY: nginx's parser calls it for a directive of the table below.
-            unsafe { set(cf, conf, $setter) }
+            unsafe { set::<$conf>(cf, conf, $setter) }
         }
         entry
     }};
 }
 
 /// The module's directives.
-pub(crate) static mut COMMANDS: [ngx_command_t; 11] = [
+pub(crate) static mut COMMANDS: [ngx_command_t; 14] = [
     command(c"http_wasm", NGX_CONF_1MORE, directive!(http_wasm)),
     command(c"http_wasm_dir", NGX_CONF_TAKE23, directive!(dir)),
     command(c"http_wasm_env", NGX_CONF_TAKE1, directive!(env)),
+    main_command(c"http_wasm_instances", NGX_CONF_TAKE1, main_directive!(instances)),
     command(c"http_wasm_isolation", NGX_CONF_TAKE1, directive!(isolation)),
     command(c"http_wasm_memory_limit", NGX_CONF_TAKE1, directive!(memory_limit)),
     command(c"http_wasm_on_error", NGX_CONF_TAKE1, directive!(on_error)),
     command(c"http_wasm_pool", NGX_CONF_1MORE, directive!(pool)),
     command(c"http_wasm_response_buffer", NGX_CONF_TAKE12, directive!(response_buffer)),
     command(c"http_wasm_slice", NGX_CONF_TAKE1, directive!(slice)),
+    command(c"http_wasm_snapshot", NGX_CONF_TAKE1, directive!(snapshot)),
+    main_command(c"http_wasm_stack_limit", NGX_CONF_TAKE1, main_directive!(stack_limit)),
     command(c"http_wasm_timeout", NGX_CONF_TAKE1, directive!(timeout)),
     ngx_command_t::empty(),
 ];
@@ -67,22 +83,32 @@ const fn command(name: &'static CStr, arguments: u32, set: Entry) -> ngx_command
     }
 }
 
+/// A directive of http only.
+const fn main_command(name: &'static CStr, arguments: u32, set: Entry) -> ngx_command_t {
+    ngx_command_t {
+        type_: (NGX_HTTP_MAIN_CONF | arguments) as ngx_uint_t,
+        conf: nginx_sys::NGX_HTTP_MAIN_CONF_OFFSET,
+        ..command(name, arguments, set)
+    }
+}
+
 /// Runs a setter and reports what it finds wrong.
 ///
 /// # Safety
-/// To be called by nginx's configuration parser for a directive made by [`command`].
-unsafe fn set(
+/// To be called by nginx's configuration parser for a directive made by [`command`] for `LocConf`,
+/// by [`main_command`] for `MainConf`.
+unsafe fn set<T>(
     cf: *mut ngx_conf_t,
     conf: *mut c_void,
-    setter: fn(&Cf, &mut LocConf) -> Result<(), ConfError>,
+    setter: fn(&Cf, &mut T) -> Result<(), ConfError>,
 ) -> *mut c_char {
     guard(CONF_ERROR, || {
         // SAFETY: for this callback.
         let cf = unsafe { Cf::new(cf) };
-        // SAFETY: `conf` is what create_loc_conf returned for the level being read, and nobody else
-        // looks at it now.
-        let loc = unsafe { &mut *conf.cast::<LocConf>() };
-        match setter(&cf, loc) {
+        // SAFETY: `conf` is what create_loc_conf returned for the level being read, or what
+        // create_main_conf returned, and nobody else looks at it now.
+        let conf = unsafe { &mut *conf.cast::<T>() };
+        match setter(&cf, conf) {
             Ok(()) => std::ptr::null_mut(),
             Err(error) => {
                 cf.report(EMERG, &error.reason);
@@ -241,6 +267,47 @@ fn isolation(cf: &Cf, loc: &mut LocConf) -> Result<(), ConfError> {
         }
     };
     once(cf, &mut loc.isolation, value)
+}
+
+/// `http_wasm_instances N;`
+fn instances(cf: &Cf, main: &mut MainConf) -> Result<(), ConfError> {
+    let arg = cf.argument()?;
+    let value = number(arg, arg, 1)?;
+    let value = u32::try_from(value).ok().filter(|&value| value <= MainConf::INSTANCES_MAX);
+    let value = value.ok_or_else(|| {
+        let (arg, max) = (Escaped(arg), MainConf::INSTANCES_MAX);
+        ConfError::new(format!("invalid value \"{arg}\": expected 1 to {max}"))
+    })?;
+    once(cf, &mut main.instances, value)
+}
+
+/// `http_wasm_stack_limit SIZE;`
+fn stack_limit(cf: &Cf, main: &mut MainConf) -> Result<(), ConfError> {
+    let arg = cf.argument()?;
+    let bytes = size(arg, arg)?;
+    if !(64 << 10..=64 << 20).contains(&bytes) {
+        return Err(ConfError::new(format!(
+            "invalid value \"{}\": expected 64k to 64m",
+            Escaped(arg)
+        )));
+    }
+    once(cf, &mut main.stack_bytes, usize::try_from(bytes).unwrap_or(usize::MAX))
+}
+
+/// `http_wasm_snapshot auto | on | off;`
+fn snapshot(cf: &Cf, loc: &mut LocConf) -> Result<(), ConfError> {
+    let value = match cf.argument()? {
+        b"auto" => SnapshotWish::Auto,
+        b"on" => SnapshotWish::On,
+        b"off" => SnapshotWish::Off,
+        other => {
+            return Err(ConfError::new(format!(
+                "invalid value \"{}\": expected \"auto\", \"on\" or \"off\"",
+                Escaped(other)
+            )));
+        }
+    };
+    once(cf, &mut loc.snapshot, value)
 }
 
 /// `http_wasm_on_error closed | open;`

@@ -12,6 +12,7 @@ use wasmtime::{
 };
 
 use super::instance::{Data, Instance, Loan};
+use super::snapshot::Start;
 use super::ticker::Pace;
 use super::wasi::{self, Wasi};
 use super::{Engine, Limits, describe};
@@ -78,6 +79,7 @@ pub struct Guest<H: Host> {
     pre: InstancePre<Data<H>>,
     pace: Arc<Pace>,
     settings: Settings,
+    start: Start,
     imports_wasi: bool,
     exit_was_reported: AtomicBool,
 }
@@ -99,9 +101,17 @@ impl<H: Host> Guest<H> {
             pre: linker.instantiate_pre(module).map_err(failed)?,
             pace: Arc::clone(engine.pace()),
             settings,
+            start: Start::Run,
             imports_wasi,
             exit_was_reported: AtomicBool::new(false),
         })
+    }
+
+    /// The guest with instances that start like this; what [`super::snapshot::prepare`] says of its
+    /// module.
+    pub fn with(mut self, start: Start) -> Self {
+        self.start = start;
+        self
     }
 
     /// How logs call it.
@@ -115,11 +125,20 @@ impl<H: Host> Guest<H> {
     }
 
     /// Makes an instance and runs its start functions: the module's start section, then
-    /// `_initialize` if exported, else `_start` if exported.
+    /// `_initialize` if exported, else `_start` if exported; or none, if the module is a snapshot.
     ///
     /// Not to be called in a process that forks later and whose children call it too, for guests
     /// that import WASI: the children would share the state of the random number generator.
     pub async fn start(&self, host: H) -> Result<Instance<H>, LoadError> {
+        let (store, instance) = self.run_start(host).await?;
+        Instance::new(store, instance)
+    }
+
+    /// [`Guest::start`], as the engine sees it.
+    pub(crate) async fn run_start(
+        &self,
+        host: H,
+    ) -> Result<(Store<Data<H>>, wasmtime::Instance), LoadError> {
         let wasi = match self.imports_wasi {
             true => Some(Wasi::new(&self.settings)?),
             false => None,
@@ -135,7 +154,10 @@ impl<H: Host> Guest<H> {
             return Err(LoadError::Instantiate(describe(error)));
         }
         let instance = loan.end(result).map_err(LoadError::Start)?;
-        Instance::new(store, instance)
+        if let Start::Done(features) = self.start {
+            store.data_mut().state.set_start_features(features);
+        }
+        Ok((store, instance))
     }
 
     /// The one place where stores are made, so that none is without limits.
@@ -163,6 +185,9 @@ impl<H: Host> Guest<H> {
         loan: &mut Loan<'_, H>,
     ) -> wasmtime::Result<wasmtime::Instance> {
         let instance = self.pre.instantiate_async(&mut *loan.store).await?;
+        if matches!(self.start, Start::Done(_)) {
+            return Ok(instance);
+        }
         for name in [INITIALIZE, START] {
             let Some(function) = instance.get_func(&mut *loan.store, name) else {
                 continue;

@@ -6,6 +6,7 @@
 //! `poll_oneoff` and `sched_yield` wait through [`Host::sleep`], and the standard output streams
 //! become log lines.
 
+mod clock;
 mod lines;
 mod poll;
 
@@ -18,12 +19,14 @@ use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
 use super::describe;
 use super::guest::Settings;
 use super::instance::Data;
+use super::snapshot::Traces;
 use crate::abi::{Level, WASI_MODULE};
 use crate::error::{Exit, LoadError};
 use crate::host::Host;
 use crate::host::linker::split;
 use crate::memory::GuestMemory;
 
+use clock::Monotonic;
 use lines::Lines;
 
 /// What one `fd_write` puts into the log before the guest gets to run, and can be stopped, again.
@@ -45,6 +48,9 @@ const STDOUT: Level = Level::Info;
 /// The level of what guests print to standard error.
 const STDERR: Level = Level::Warn;
 
+/// The descriptor of the first directory.
+const FIRST_DIR: i32 = 3;
+
 /// Error numbers of preview 1 that are answered here.
 mod errno {
     pub(super) const SUCCESS: i32 = 0;
@@ -59,6 +65,9 @@ pub(crate) struct Wasi {
     context: WasiP1Ctx,
     stdout: Lines,
     stderr: Lines,
+    /// How many directories it was lent.
+    dirs: i32,
+    traces: Traces,
 }
 
 impl Wasi {
@@ -67,6 +76,7 @@ impl Wasi {
         // Must come first: directories take it over when they are opened.
         builder.allow_blocking_current_thread(true);
         builder.max_random_size(RANDOM_BYTES);
+        builder.monotonic_clock(Monotonic);
         builder.envs(&settings.env);
         for dir in &settings.dirs {
             let perms = match dir.writable {
@@ -79,17 +89,34 @@ impl Wasi {
                 reason: describe(&error),
             })?;
         }
-        Ok(Wasi::with_context(builder.build_p1()))
+        let dirs = i32::try_from(settings.dirs.len()).unwrap_or(i32::MAX);
+        Ok(Wasi::with_context(builder.build_p1(), dirs))
     }
 
-    fn with_context(context: WasiP1Ctx) -> Self {
-        Wasi { context, stdout: Lines::default(), stderr: Lines::default() }
+    fn with_context(context: WasiP1Ctx, dirs: i32) -> Self {
+        let (stdout, stderr) = (Lines::default(), Lines::default());
+        Wasi { context, stdout, stderr, dirs, traces: Traces::default() }
     }
 
     /// What a store without a context would get. Stores of guests that import WASI have one; this
     /// is how the functions below need not ask.
     fn of(wasi: &mut Option<Wasi>) -> &mut Wasi {
-        wasi.get_or_insert_with(|| Wasi::with_context(WasiCtxBuilder::new().build_p1()))
+        wasi.get_or_insert_with(|| Wasi::with_context(WasiCtxBuilder::new().build_p1(), 0))
+    }
+
+    fn note_closed(&mut self, fd: i32) {
+        // Directories have the first numbers after the standard streams. A file can get such a
+        // number only after its directory was closed, which is what is noted then.
+        if fd < FIRST_DIR.saturating_add(self.dirs) {
+            self.traces.moved_descriptors = true;
+        } else {
+            self.traces.open_files = self.traces.open_files.saturating_sub(1);
+        }
+    }
+
+    /// What the guest did so far that its memory does not show.
+    pub(crate) fn traces(&self) -> Traces {
+        self.traces
     }
 
     /// The call is over; lines without an end are as complete as they get.
@@ -121,7 +148,11 @@ pub(crate) fn add_to_linker<H: Host>(linker: &mut Linker<Data<H>>) -> Result<()>
                     return Ok(errno::SUCCESS);
                 }
                 let (memory, context) = library_view(&mut caller)?;
-                library::fd_close(context, &mut unshared(memory), fd).await
+                let result = library::fd_close(context, &mut unshared(memory), fd).await;
+                if matches!(result, Ok(errno::SUCCESS)) {
+                    Wasi::of(&mut caller.data_mut().wasi).note_closed(fd);
+                }
+                result
             })
         },
     )?;
@@ -133,9 +164,38 @@ pub(crate) fn add_to_linker<H: Host>(linker: &mut Linker<Data<H>>) -> Result<()>
                 if is_standard(from) || is_standard(to) {
                     return Ok(errno::NOTSUP);
                 }
+                Wasi::of(&mut caller.data_mut().wasi).traces.moved_descriptors = true;
                 let (memory, context) = library_view(&mut caller)?;
                 library::fd_renumber(context, &mut unshared(memory), from, to).await
             })
+        },
+    )?;
+    linker.func_wrap_async(
+        WASI_MODULE,
+        "path_open",
+        |mut caller: Caller<'_, Data<H>>,
+         (dir, flags, path, len, how, base, inheriting, fdflags, fd): PathOpen| {
+            Box::new(async move {
+                let (memory, context) = library_view(&mut caller)?;
+                let memory = &mut unshared(memory);
+                let result = library::path_open(
+                    context, memory, dir, flags, path, len, how, base, inheriting, fdflags, fd,
+                )
+                .await;
+                if matches!(result, Ok(errno::SUCCESS)) {
+                    Wasi::of(&mut caller.data_mut().wasi).traces.open_files += 1;
+                }
+                result
+            })
+        },
+    )?;
+    linker.func_wrap(
+        WASI_MODULE,
+        "random_get",
+        |mut caller: Caller<'_, Data<H>>, buf: i32, len: i32| {
+            Wasi::of(&mut caller.data_mut().wasi).traces.drew_random = true;
+            let (memory, context) = library_view(&mut caller)?;
+            library::random_get(context, &mut unshared(memory), buf, len)
         },
     )?;
     linker.func_wrap_async(
@@ -166,6 +226,8 @@ pub(crate) fn add_to_linker<H: Host>(linker: &mut Linker<Data<H>>) -> Result<()>
     linker.allow_shadowing(false);
     Ok(())
 }
+
+type PathOpen = (i32, i32, i32, i32, i32, i64, i64, i32, i32);
 
 fn is_standard(fd: i32) -> bool {
     (0..=2).contains(&fd)

@@ -11,6 +11,7 @@ mod limits;
 mod loading;
 mod message;
 mod permissions;
+mod snapshot;
 mod support;
 mod time;
 mod wasi;

@@ -1,0 +1,162 @@
+//! The engine: how guests are compiled, and where their instances find room.
+
+use std::sync::Arc;
+
+use wasmtime::{
+    Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails,
+};
+
+use super::ticker::Pace;
+use super::{TABLE_ELEMENTS, TABLES, describe};
+use crate::error::LoadError;
+
+/// Where compilation may run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compile {
+    /// On the calling thread; no other thread is ever started. A process that forks later must not
+    /// have any: the compiler's thread pool would be gone in the child and waited for for ever.
+    Serial,
+    /// On all cores, for a process that lives only to compile.
+    Parallel,
+}
+
+/// Addresses of an instance's memory: what 32-bit pointers reach, so that the processor finds what
+/// is out of bounds and the guest need not look. Without, compute-bound guests lose 38 %.
+const RESERVATION_BYTES: u64 = 4 << 30;
+
+/// Addresses behind each memory that are never mapped, for constant offsets beyond the pointer.
+const GUARD_BYTES: u64 = 32 << 20;
+
+/// Where instances find room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// Each looks for its own when it is made.
+    OnDemand,
+    /// That many places are reserved at once and used again and again: 4 GiB and 32 MiB of
+    /// addresses for a memory, 16 MiB for tables, [`Engine::STACK_BYTES`] and more for a stack.
+    /// Only what a guest writes to becomes memory.
+    Pooled {
+        /// Instances at a time.
+        instances: u32,
+    },
+    /// For processes that may not have that many addresses: as [`Layout::OnDemand`], but no more
+    /// than a memory's size, with every access checked by the guest's code.
+    Compact,
+}
+
+/// Compiles and runs guests. A clone is the same engine.
+#[derive(Clone)]
+pub struct Engine {
+    wasm: wasmtime::Engine,
+    pace: Arc<Pace>,
+    layout: Layout,
+    stack_bytes: usize,
+}
+
+impl Engine {
+    /// Stack of one call if nobody says otherwise. Wide enough for goroutines and regular
+    /// expressions.
+    pub const STACK_BYTES: usize = 512 << 10;
+
+    /// What host functions need on the same stack.
+    const HOST_STACK_BYTES: usize = 3 << 19;
+
+    /// An engine whose instances each look for room, with the usual stack.
+    pub fn new(compile: Compile) -> Result<Self, LoadError> {
+        Engine::with(compile, Layout::OnDemand, Engine::STACK_BYTES)
+    }
+
+    /// An engine. What one compiles and serializes another loads, if both are [`Layout::Compact`]
+    /// or neither is.
+    pub fn with(compile: Compile, layout: Layout, stack_bytes: usize) -> Result<Self, LoadError> {
+        let mut config = config(compile, stack_bytes);
+        match layout {
+            Layout::OnDemand => {}
+            Layout::Pooled { instances } => {
+                let pool = InstanceAllocationStrategy::Pooling(pool(instances));
+                config.allocation_strategy(pool);
+            }
+            Layout::Compact => {
+                config
+                    .memory_reservation(0)
+                    .memory_reservation_for_growth(1 << 20)
+                    .memory_guard_size(64 << 10);
+            }
+        }
+        match wasmtime::Engine::new(&config) {
+            Ok(wasm) => Ok(Engine { wasm, pace: Arc::default(), layout, stack_bytes }),
+            Err(error) => Err(LoadError::Engine(describe(&error))),
+        }
+    }
+
+    /// An engine for a process that only compiles for this one, on all cores.
+    pub fn to_compile(&self) -> Result<Self, LoadError> {
+        let layout = match self.layout {
+            Layout::OnDemand | Layout::Pooled { .. } => Layout::OnDemand,
+            Layout::Compact => Layout::Compact,
+        };
+        Engine::with(Compile::Parallel, layout, self.stack_bytes)
+    }
+
+    /// The engine underneath.
+    pub fn wasm(&self) -> &wasmtime::Engine {
+        &self.wasm
+    }
+
+    /// What polls of this engine's guests are bracketed with.
+    pub fn pace(&self) -> &Arc<Pace> {
+        &self.pace
+    }
+
+    /// Where instances find room.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+}
+
+fn config(compile: Compile, stack_bytes: usize) -> Config {
+    let mut config = Config::new();
+    config
+        .parallel_compilation(compile == Compile::Parallel)
+        // A guest can be stopped or made to yield anywhere. Costs nothing where guests call the
+        // host and a fifth in tight loops; fuel costs a quarter.
+        .epoch_interruption(true)
+        // File and line in backtraces for guests with debug information. Costs memory only, and
+        // only for those guests.
+        .wasm_backtrace_details(WasmBacktraceDetails::Enable)
+        // Instances share the initial image of their memory until they write to it, also when the
+        // image is a snapshot with large gaps.
+        .memory_init_cow(true)
+        .memory_guaranteed_dense_image_size(64 << 20)
+        .memory_reservation(RESERVATION_BYTES)
+        .memory_guard_size(GUARD_BYTES)
+        // Pointers of the ABI are 32 bits wide and address one memory. Refusing the others here
+        // makes the compiler say so, with the offset.
+        .wasm_memory64(false)
+        .wasm_multi_memory(false)
+        .max_wasm_stack(stack_bytes)
+        .async_stack_size(stack_bytes + Engine::HOST_STACK_BYTES);
+    config
+}
+
+fn pool(instances: u32) -> PoolingAllocationConfig {
+    let mut pool = PoolingAllocationConfig::default();
+    pool.total_core_instances(instances)
+        .total_memories(instances)
+        // Most guests have one.
+        .total_tables(instances.saturating_mul(2))
+        .total_stacks(instances)
+        .total_gc_heaps(instances)
+        .max_memories_per_module(1)
+        .max_tables_per_module(TABLES as u32)
+        .table_elements(TABLE_ELEMENTS)
+        // A limit only: what an instance takes is allocated for it.
+        .max_core_instance_size(16 << 20)
+        // Of a place that comes free, this much is set back by hand instead of asking the kernel
+        // for fresh pages, which costs more up to about here.
+        .linear_memory_keep_resident(128 << 10)
+        .table_keep_resident(16 << 10)
+        // Linux 6.7 and later tell which pages were written to, so that only those are set back.
+        .pagemap_scan(Enabled::Auto);
+    pool
+}

@@ -1,0 +1,224 @@
+//! A guest started once for all its instances: its start functions run when it is loaded, and what
+//! they left in memory and globals becomes the initial state of every instance, mapped
+//! copy-on-write like any other initial memory.
+//!
+//! What lies outside of memory and globals cannot be taken along, and what must differ between
+//! instances must not; [`Unfit`] lists the cases.
+
+use std::collections::HashMap;
+
+use wasmtime::{ExternType, Module, Store, Val};
+use wasmtime_wizer::{InstanceState, SnapshotVal, ValType, Wizer};
+
+use super::Engine;
+use super::guest::{Guest, Settings, compile};
+use super::instance::Data;
+use crate::abi::{EXPORT_MEMORY, Features};
+use crate::error::LoadError;
+use crate::host::Host;
+
+/// Whether instances shall start from a snapshot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Snapshot {
+    /// Every instance runs the start functions.
+    #[default]
+    Never,
+    /// Where an instance cannot tell the difference.
+    Faithful,
+    /// Also where the start functions drew random numbers, which all instances then share.
+    Seeded,
+}
+
+/// How instances of a guest come to life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// By running its start functions.
+    Run,
+    /// They were run and are part of the module's initial state; these features were enabled.
+    Done(Features),
+}
+
+/// A guest that was compiled, checked and started.
+pub struct Prepared {
+    /// To make a [`Guest`] of, with `start`.
+    pub module: Module,
+    /// How its instances start.
+    pub start: Start,
+    /// Why there is no snapshot although one was asked for.
+    pub unfit: Option<Unfit>,
+}
+
+/// Why a guest has no snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    /// It uses what a snapshot cannot hold (tables that change, references in globals).
+    #[error("{0}")]
+    Unsupported(String),
+    /// Seeds, keys and identifiers would be the same in every instance.
+    #[error("its start functions draw random numbers, which all instances would share")]
+    Random,
+    /// The next instance would have the number of a descriptor and no file behind it.
+    #[error("its start functions leave files open")]
+    OpenFiles,
+    /// Numbers of descriptors would mean something else in the next instance.
+    #[error("its start functions close or renumber descriptors")]
+    Descriptors,
+}
+
+/// Compiles a guest in binary or text format, starts it, and takes the snapshot if there shall and
+/// can be one. `host` lends an exchange for each start.
+pub async fn prepare<H: Host>(
+    engine: &Engine,
+    bytes: &[u8],
+    settings: &Settings,
+    snapshot: Snapshot,
+    mut host: impl FnMut() -> H,
+) -> Result<Prepared, LoadError> {
+    let (mut module, mut taken) = (None, Err(None));
+    if snapshot != Snapshot::Never {
+        match Instrumented::new(engine, bytes) {
+            Ok(instrumented) => {
+                taken = instrumented.run(engine, settings, snapshot, host()).await?.map_err(Some);
+                module = Some(instrumented.module);
+            }
+            Err(unfit) => taken = Err(unfit),
+        }
+    }
+    match taken {
+        Ok((wasm, features)) => {
+            let (module, start) = (compile(engine, &wasm)?, Start::Done(features));
+            // What is served must have been seen to work.
+            drop(Guest::new(engine, &module, settings.clone())?.with(start).start(host()).await?);
+            Ok(Prepared { module, start, unfit: None })
+        }
+        Err(unfit) => {
+            let module = match module {
+                // It was started above, and has a few exports more than the file.
+                Some(module) => module,
+                None => {
+                    let module = compile(engine, bytes)?;
+                    drop(Guest::new(engine, &module, settings.clone())?.start(host()).await?);
+                    module
+                }
+            };
+            Ok(Prepared { module, start: Start::Run, unfit })
+        }
+    }
+}
+
+/// A guest that also exports all of its state.
+struct Instrumented {
+    wizer: Wizer,
+    /// The file in binary format.
+    wasm: Vec<u8>,
+    module: Module,
+}
+
+impl Instrumented {
+    /// `None` when the file does not compile as it is, which is not for a snapshot to report.
+    fn new(engine: &Engine, bytes: &[u8]) -> Result<Self, Option<Unfit>> {
+        let wasm = wat::parse_bytes(bytes).map_err(|_| None)?.into_owned();
+        let mut wizer = Wizer::new();
+        // Not to be exported any more; `_initialize` never is.
+        wizer.init_func("_start");
+        let unsupported = |error: wasmtime::Error| match compile(engine, bytes) {
+            Ok(_) => Some(Unfit::Unsupported(super::describe(&error))),
+            Err(_) => None,
+        };
+        let (_, instrumented) = wizer.instrument(&wasm).map_err(unsupported)?;
+        let module = Module::new(engine.wasm(), &instrumented).map_err(unsupported)?;
+        Ok(Instrumented { wizer, wasm, module })
+    }
+
+    /// Runs the start functions and writes a module that starts where they ended.
+    async fn run<H: Host>(
+        &self,
+        engine: &Engine,
+        settings: &Settings,
+        snapshot: Snapshot,
+        host: H,
+    ) -> Result<Result<(Vec<u8>, Features), Unfit>, LoadError> {
+        let guest = Guest::new(engine, &self.module, settings.clone())?;
+        let (mut store, instance) = guest.run_start(host).await?;
+        if let Some(wasi) = &store.data().wasi
+            && let Err(unfit) = wasi.traces().check(snapshot)
+        {
+            return Ok(Err(unfit));
+        }
+        let features = store.data().state.start_features();
+        let unsupported = |error| Unfit::Unsupported(super::describe(&error));
+        let (context, _) = match self.wizer.instrument(&self.wasm) {
+            Ok(instrumented) => instrumented,
+            Err(error) => return Ok(Err(unsupported(error))),
+        };
+        let globals = globals(&mut store, instance, &self.module);
+        let memory = instance.get_memory(&mut store, EXPORT_MEMORY);
+        let memory = memory.map_or(&[][..], |memory| memory.data(&store));
+        let wasm = self.wizer.snapshot(&context, &mut Seen { globals, memory }).await;
+        Ok(wasm.map(|wasm| (wasm, features)).map_err(unsupported))
+    }
+}
+
+/// The values of all globals that a module exports.
+fn globals<H: Host>(
+    store: &mut Store<Data<H>>,
+    instance: wasmtime::Instance,
+    module: &Module,
+) -> HashMap<String, Val> {
+    let exported = module.exports().filter(|export| matches!(export.ty(), ExternType::Global(_)));
+    let values = exported.filter_map(|export| {
+        let value = instance.get_global(&mut *store, export.name())?.get(&mut *store);
+        Some((export.name().to_owned(), value))
+    });
+    values.collect()
+}
+
+/// The state after the start, as it is asked for.
+struct Seen<'a> {
+    globals: HashMap<String, Val>,
+    /// A guest has exactly one.
+    memory: &'a [u8],
+}
+
+impl InstanceState for Seen<'_> {
+    async fn global_get(&mut self, name: &str, _: ValType) -> SnapshotVal {
+        match self.globals.get(name) {
+            Some(&Val::I32(value)) => SnapshotVal::I32(value),
+            Some(&Val::I64(value)) => SnapshotVal::I64(value),
+            Some(&Val::F32(value)) => SnapshotVal::F32(value),
+            Some(&Val::F64(value)) => SnapshotVal::F64(value),
+            Some(Val::V128(value)) => SnapshotVal::V128(value.as_u128()),
+            // The trait knows no errors. Mutable globals of other types were refused before.
+            other => panic!("global {name} holds {other:?}"),
+        }
+    }
+
+    async fn memory_contents(&mut self, _: &str, contents: impl FnOnce(&[u8]) + Send) {
+        contents(self.memory);
+    }
+}
+
+/// What start functions did that memory and globals do not show.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Traces {
+    /// Drew random numbers.
+    pub(crate) drew_random: bool,
+    /// Files that were opened and not closed again.
+    pub(crate) open_files: u32,
+    /// Closed a directory that it was lent, or moved a descriptor.
+    pub(crate) moved_descriptors: bool,
+}
+
+impl Traces {
+    fn check(self, snapshot: Snapshot) -> Result<(), Unfit> {
+        if self.moved_descriptors {
+            Err(Unfit::Descriptors)
+        } else if self.open_files > 0 {
+            Err(Unfit::OpenFiles)
+        } else if self.drew_random && snapshot != Snapshot::Seeded {
+            Err(Unfit::Random)
+        } else {
+            Ok(())
+        }
+    }
+}
