@@ -1,11 +1,13 @@
 //! Guests and the engine that runs them: settings, limits, and the parts that know WebAssembly but
 //! no web server.
 
+pub mod breaker;
 mod engine;
 pub mod guest;
 pub mod instance;
 pub mod pool;
 pub mod snapshot;
+pub mod throttle;
 pub mod ticker;
 pub mod wasi;
 
