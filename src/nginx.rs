@@ -11,6 +11,7 @@ mod conf;
 mod ctx;
 mod directives;
 mod exchange;
+mod fault;
 mod ffi;
 mod filter;
 mod headers_in;

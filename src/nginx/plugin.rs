@@ -2,18 +2,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::io;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use nginx_sys::ngx_int_t;
-
 use super::ctx::Ctx;
 use super::exchange::Exchange;
-use super::ffi::{INTERNAL_SERVER_ERROR, SERVICE_UNAVAILABLE};
-use super::log::{ERR, Escaped, Log, WARN};
+use super::fault::Fault;
+use super::log::{Log, WARN};
 use super::{task, worker};
-use crate::error::{CallError, LoadError};
 use crate::runtime::Engine;
 use crate::runtime::guest::Guest;
 use crate::runtime::instance::Instance;
@@ -236,53 +232,5 @@ impl Drop for Lease {
             }
         }
         Plugin::call_next(&self.plugin);
-    }
-}
-
-/// Why a guest did not get to its answer.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Fault {
-    /// A call ended in a trap, an exit or a broken rule.
-    #[error(transparent)]
-    Call(CallError),
-    /// A further instance could not be started.
-    #[error("cannot start an instance: {0}")]
-    Start(LoadError),
-    /// The thread that measures its time could not be started.
-    #[error("cannot start a thread: {0}")]
-    Ticker(io::Error),
-    /// It used up its time in many short runs.
-    #[error("ran for longer than {} ms and was stopped", .0.as_millis())]
-    Timeout(Duration),
-    /// Every instance is in use.
-    #[error("all instances are in use and none came free in time")]
-    Busy,
-}
-
-impl Fault {
-    /// What the client gets to know of it.
-    pub(crate) const fn status(&self) -> ngx_int_t {
-        match self {
-            Fault::Call(_) | Fault::Timeout(_) => INTERNAL_SERVER_ERROR,
-            Fault::Start(_) | Fault::Ticker(_) | Fault::Busy => SERVICE_UNAVAILABLE,
-        }
-    }
-
-    /// One line for the reason, one for each frame of the guest's stack.
-    pub(crate) fn log(&self, plugin: &Plugin, log: Log) {
-        let name = &plugin.name;
-        let text = self.to_string();
-        log.write(ERR, format_args!("http_wasm guest \"{name}\": {}", Escaped(text.as_bytes())));
-        let backtrace = match self {
-            Fault::Call(error) => error.backtrace(),
-            Fault::Start(error) => error.backtrace(),
-            Fault::Ticker(_) | Fault::Timeout(_) | Fault::Busy => None,
-        };
-        for frame in backtrace.iter().flat_map(|frames| frames.lines()) {
-            log.write(
-                ERR,
-                format_args!("http_wasm guest \"{name}\":   {}", Escaped(frame.as_bytes())),
-            );
-        }
     }
 }

@@ -15,9 +15,10 @@ use nginx_sys::{ngx_event_t, ngx_http_request_t, ngx_int_t};
 
 use super::ctx::{ClientBody, Ctx, LevelState, Mode, Stage};
 use super::exchange::Exchange;
+use super::fault::Fault;
 use super::ffi::{self, DONE, SPECIAL_RESPONSE, guard};
 use super::filter;
-use super::plugin::{Fault, Lease, Plugin};
+use super::plugin::{Lease, Plugin};
 use super::request::Request;
 use crate::abi::{Features, Next};
 
@@ -178,7 +179,7 @@ async fn response(mut lease: Lease, ctx: Rc<Ctx>, guest_ctx: u32) -> Called {
 }
 
 fn failed(plugin: &Plugin, ctx: &Ctx, fault: &Fault) -> Called {
-    fault.log(plugin, ctx.log());
+    fault.log(&plugin.name(), ctx.log());
     Called::Failed(fault.status())
 }
 
