@@ -98,6 +98,11 @@ my @bad = (
 	'http_wasm_pool wait=;' => qr/invalid value "": expected a time/,
 	'http_wasm_pool min=1;' => qr/invalid parameter "min=1": "http_wasm_pool" takes max=, idle=, queue=, wait= and req/,
 	'http_wasm_pool max=1 max=2;' => qr/duplicate parameter "max=2"/,
+	'http_wasm_breaker off max_fails=1;' => qr/invalid parameter "off": "http_wasm_breaker" takes "off" alone, or max_f/,
+	'http_wasm_breaker max_fails=0;' => qr/invalid value "max_fails=0": expected a number, 1 or more/,
+	'http_wasm_breaker backoff=2s max_backoff=1s;' => qr/"max_backoff=".* is 1000 ms: expected at least the 2000 ms/,
+	'http_wasm_breaker backoff=0;' => qr/invalid value "0": expected a time/,
+	'http_wasm_breaker off; http_wasm_breaker off;' => qr/"http_wasm_breaker" directive is duplicate/,
 	'http_wasm_slice 0;' => qr/invalid value "0": expected a time/,
 	'http_wasm_slice 5ms; http_wasm_slice 5ms;' => qr/"http_wasm_slice" directive is duplicate/,
 	'http_wasm_timeout soon;' => qr/invalid value "soon": expected a time/,
@@ -116,6 +121,9 @@ my @good = (
 	'http_wasm good.wat; http_wasm_snapshot on; http_wasm_isolation request;',
 	'http_wasm good.wat; http_wasm_memory_limit 4g; http_wasm_slice 1ms; http_wasm_timeout 1m;',
 	'http_wasm_response_buffer 0 max=1g;',
+	'http_wasm_breaker off; http_wasm good.wat;',
+	'http_wasm_breaker max_fails=1 backoff=1ms max_backoff=1h; http_wasm good.wat;',
+	'http_wasm_breaker backoff=1m;',
 	'http_wasm_pool max=1 idle=0 queue=0 wait=1s requests=1; http_wasm_isolation request; http_wasm good.wat;',
 );
 

@@ -62,6 +62,8 @@ events {
 http {
     %%TEST_GLOBALS_HTTP%%
 
+    http_wasm_breaker off;
+
     server {
         listen       127.0.0.1:8080;
         server_name  localhost;

@@ -40,6 +40,8 @@ events {
 http {
     %%TEST_GLOBALS_HTTP%%
 
+    http_wasm_breaker off;
+
     error_log %%TESTDIR%%/info.log info;
     keepalive_requests 10000;
 

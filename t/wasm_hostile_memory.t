@@ -39,6 +39,8 @@ events {
 http {
     %%TEST_GLOBALS_HTTP%%
 
+    http_wasm_breaker off;
+
     log_format uri $request_uri;
     access_log %%TESTDIR%%/order.log uri;
 

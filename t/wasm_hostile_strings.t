@@ -65,6 +65,8 @@ events {
 http {
     %%TEST_GLOBALS_HTTP%%
 
+    http_wasm_breaker off;
+
     error_log %%TESTDIR%%/strings.log info;
     log_format template $request_uri:$wasm_template;
     access_log %%TESTDIR%%/template.log template;

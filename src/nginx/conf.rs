@@ -25,7 +25,7 @@ use super::worker;
 use crate::error::LoadError;
 use crate::runtime::guest::{Dir, Guest, Settings};
 use crate::runtime::snapshot::{Snapshot, Start};
-use crate::runtime::{Compile, Engine, Layout, Limits, Module};
+use crate::runtime::{Compile, Engine, Layout, Limits, Module, breaker};
 
 /// `NGX_CONF_ERROR`: the reason is in the log.
 pub(crate) const CONF_ERROR: *mut c_char = std::ptr::without_provenance_mut(usize::MAX);
@@ -55,6 +55,7 @@ struct Key {
     limits: Limits,
     pool: PoolSettings,
     on_error: OnError,
+    breaker: Option<breaker::Settings>,
     env: Env,
     dirs: Dirs,
     snapshot: Snapshot,
@@ -120,6 +121,8 @@ pub(crate) struct LocConf {
     pub(crate) pool: Option<PoolSettings>,
     /// `http_wasm_on_error`.
     pub(crate) on_error: Option<OnError>,
+    /// `http_wasm_breaker`; `Some(None)` is off.
+    pub(crate) breaker: Option<Option<breaker::Settings>>,
     /// `http_wasm_isolation`.
     pub(crate) isolation: Option<Isolation>,
     /// `http_wasm_snapshot`.
@@ -233,6 +236,7 @@ impl LocConf {
         self.isolation = self.isolation.or(parent.isolation);
         self.snapshot = self.snapshot.or(parent.snapshot);
         self.on_error = self.on_error.or(parent.on_error);
+        self.breaker = self.breaker.or(parent.breaker);
         self.env = self.env.take().or_else(|| parent.env.clone());
         self.dirs = self.dirs.take().or_else(|| parent.dirs.clone());
     }
@@ -283,6 +287,7 @@ impl LocConf {
                 limits: self.limits(),
                 pool: self.pool(),
                 on_error: self.on_error.unwrap_or_default(),
+                breaker: self.breaker.unwrap_or(Some(breaker::Settings::default())),
                 env: self.env.clone().unwrap_or_default(),
                 dirs: self.dirs.clone().unwrap_or_default(),
                 snapshot: self.snapshot(),
@@ -313,7 +318,7 @@ impl MainConf {
         if let Some(plugin) = self.plugins.get(&key) {
             return Ok(Rc::clone(plugin));
         }
-        let Key { limits, pool, on_error, .. } = key;
+        let Key { limits, pool, on_error, breaker, .. } = key;
         let settings = Settings {
             name: key.name.clone(),
             config: key.config.clone(),
@@ -325,7 +330,7 @@ impl MainConf {
             Ok(guest) => {
                 worker::note_slice(limits.slice);
                 let engine = self.engine.clone().ok_or(Reported)?;
-                let plugin = Rc::new(Plugin::new(guest, engine, pool, on_error));
+                let plugin = Rc::new(Plugin::new(guest, engine, pool, on_error, breaker));
                 self.plugins.insert(key, Rc::clone(&plugin));
                 Ok(plugin)
             }

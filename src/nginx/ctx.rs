@@ -23,6 +23,7 @@ use super::saved::{SavedRequest, SavedResponse};
 use super::spool::Body;
 use super::task::{self, Call, Want};
 use crate::abi::{Features, FieldKind};
+use crate::runtime::breaker::Pass;
 
 /// Where an exchange stands. [`Ctx::enter`] is the only place that changes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -232,6 +233,8 @@ pub(crate) struct Ctx {
     /// None while a call has it.
     pub(crate) io: Cell<Option<Box<Io>>>,
     pub(crate) call: RefCell<Option<Call>>,
+    /// With which the call under way was admitted.
+    pub(crate) pass: Cell<Pass>,
     pub(crate) want: Cell<Want>,
     pub(crate) body: Cell<ClientBody>,
     pub(crate) reply: RefCell<Reply>,
@@ -333,6 +336,7 @@ impl Ctx {
                 saved_response: None,
             }))),
             call: RefCell::default(),
+            pass: Cell::new(Pass::Normal),
             want: Cell::default(),
             body: Cell::new(ClientBody::Unread),
             reply: RefCell::default(),

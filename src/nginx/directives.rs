@@ -1,6 +1,8 @@
 //! The directives: one line each in the table, and one setter each. What is wrong is said with
 //! file, line, value and what was expected.
 
+mod pool;
+
 use std::ffi::{CStr, c_char, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -18,9 +20,10 @@ use super::conf::{CONF_ERROR, Isolation, Lines, LocConf, MainConf, SnapshotWish}
 use super::ffi::guard;
 use super::headers_in::constant;
 use super::log::Escaped;
-use super::plugin::{OnError, PoolSettings};
+use super::plugin::OnError;
 use super::spool::Room;
 use crate::runtime::guest::Dir;
+use pool::{breaker, number, pool};
 
 /// The C entry of a setter.
 macro_rules! directive {
@@ -51,8 +54,9 @@ macro_rules! entry {
 }
 
 /// The module's directives.
-pub(crate) static mut COMMANDS: [ngx_command_t; 14] = [
+pub(crate) static mut COMMANDS: [ngx_command_t; 15] = [
     command(c"http_wasm", NGX_CONF_1MORE, directive!(http_wasm)),
+    command(c"http_wasm_breaker", NGX_CONF_1MORE, directive!(breaker)),
     command(c"http_wasm_dir", NGX_CONF_TAKE23, directive!(dir)),
     command(c"http_wasm_env", NGX_CONF_TAKE1, directive!(env)),
     main_command(c"http_wasm_instances", NGX_CONF_TAKE1, main_directive!(instances)),
@@ -323,51 +327,6 @@ fn on_error(cf: &Cf, loc: &mut LocConf) -> Result<(), ConfError> {
         }
     };
     once(cf, &mut loc.on_error, value)
-}
-
-/// `http_wasm_pool [max=N] [idle=N] [queue=N] [wait=TIME] [requests=N];`
-fn pool(cf: &Cf, loc: &mut LocConf) -> Result<(), ConfError> {
-    let mut settings = PoolSettings::default();
-    let mut seen = Vec::new();
-    for &arg in cf.args().iter().skip(1) {
-        let (key, value) = match arg.iter().position(|&b| b == b'=') {
-            Some(at) => (&arg[..at], &arg[at + 1..]),
-            None => (arg, b"".as_slice()),
-        };
-        if seen.contains(&key) {
-            return Err(ConfError::new(format!("duplicate parameter \"{}\"", Escaped(arg))));
-        }
-        seen.push(key);
-        match key {
-            b"max" => settings.max = Some(number(arg, value, 1)?),
-            b"idle" => settings.idle = number(arg, value, 0)?,
-            b"queue" => settings.queue = Some(number(arg, value, 0)?),
-            b"requests" => settings.requests = number(arg, value, 1)? as u64,
-            b"wait" => settings.wait = time(value)?,
-            _ => {
-                return Err(ConfError::new(format!(
-                    "invalid parameter \"{}\": \"http_wasm_pool\" takes max=, idle=, queue=, wait= \
-                     and requests=",
-                    Escaped(arg)
-                )));
-            }
-        }
-    }
-    once(cf, &mut loc.pool, settings)
-}
-
-/// A number, at least `least`.
-fn number(arg: &[u8], value: &[u8], least: usize) -> Result<usize, ConfError> {
-    std::str::from_utf8(value)
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .filter(|&number| number >= least)
-        .ok_or_else(|| {
-            ConfError::new(format!(
-                "invalid value \"{}\": expected a number, {least} or more",
-                Escaped(arg)
-            ))
-        })
 }
 
 /// `http_wasm_slice TIME;`

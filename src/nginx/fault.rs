@@ -7,7 +7,8 @@ use nginx_sys::ngx_int_t;
 
 use super::ffi::{INTERNAL_SERVER_ERROR, SERVICE_UNAVAILABLE};
 use super::log::{ERR, Escaped, Log};
-use crate::error::{CallError, LoadError};
+use crate::error::{CallError, Cause, Denial, Denied, LoadError};
+use crate::host::Refusal;
 
 /// Why a guest did not get to its answer.
 #[derive(Debug, thiserror::Error)]
@@ -27,14 +28,34 @@ pub(crate) enum Fault {
     /// Every instance is in use.
     #[error("all instances are in use and none came free in time")]
     Busy,
+    /// It failed so often that it is not called for a while.
+    #[error("failed too often and is not called for another {} ms", .0.as_millis())]
+    Resting(Duration),
 }
 
 impl Fault {
+    /// Whether the guest could have done better; the other reasons lie with the server, or with a
+    /// client that did not send what it promised.
+    pub(crate) fn is_the_guests(&self) -> bool {
+        let error = match self {
+            Fault::Timeout(_) => return true,
+            Fault::Ticker(_) | Fault::Busy | Fault::Resting(_) => return false,
+            Fault::Start(LoadError::Start(error)) | Fault::Call(error) => error,
+            Fault::Start(_) => return true,
+        };
+        let Cause::Denied(Denial { denied: Denied::Refusal(refusal), .. }) = error.cause() else {
+            return true;
+        };
+        !matches!(refusal, Refusal::NoMemory | Refusal::Body(_))
+    }
+
     /// What the client gets to know of it.
     pub(crate) const fn status(&self) -> ngx_int_t {
         match self {
             Fault::Call(_) | Fault::Timeout(_) => INTERNAL_SERVER_ERROR,
-            Fault::Start(_) | Fault::Ticker(_) | Fault::Busy => SERVICE_UNAVAILABLE,
+            Fault::Start(_) | Fault::Ticker(_) | Fault::Busy | Fault::Resting(_) => {
+                SERVICE_UNAVAILABLE
+            }
         }
     }
 
@@ -45,7 +66,7 @@ impl Fault {
         let backtrace = match self {
             Fault::Call(error) => error.backtrace(),
             Fault::Start(error) => error.backtrace(),
-            Fault::Ticker(_) | Fault::Timeout(_) | Fault::Busy => None,
+            Fault::Ticker(_) | Fault::Timeout(_) | Fault::Busy | Fault::Resting(_) => None,
         };
         for frame in backtrace.iter().flat_map(|frames| frames.lines()) {
             log.write(

@@ -8,9 +8,10 @@ use std::time::Duration;
 use super::ctx::Ctx;
 use super::exchange::Exchange;
 use super::fault::Fault;
-use super::log::{Log, WARN};
+use super::log::{ERR, Escaped, Log, NOTICE, WARN};
 use super::{task, worker};
 use crate::runtime::Engine;
+use crate::runtime::breaker::{self, Breaker, Change, Pass};
 use crate::runtime::guest::Guest;
 use crate::runtime::instance::Instance;
 use crate::runtime::pool::{Pool, Take};
@@ -70,6 +71,8 @@ pub(crate) struct Plugin {
     line: RefCell<VecDeque<Weak<Ticket>>>,
     settings: PoolSettings,
     on_error: OnError,
+    /// None where it is off.
+    breaker: Option<RefCell<Breaker>>,
     odd_next: Cell<bool>,
 }
 
@@ -79,6 +82,7 @@ impl Plugin {
         engine: Engine,
         settings: PoolSettings,
         on_error: OnError,
+        breaker: Option<breaker::Settings>,
     ) -> Self {
         Plugin {
             engine,
@@ -88,6 +92,7 @@ impl Plugin {
             line: RefCell::default(),
             settings,
             on_error,
+            breaker: breaker.map(|settings| RefCell::new(Breaker::new(settings))),
             odd_next: Cell::new(false),
         }
     }
@@ -112,10 +117,23 @@ impl Plugin {
     /// A place in the pool, with an idle instance or leave to make one; waits for one if it must.
     pub(crate) async fn lease(plugin: &Rc<Plugin>, ctx: &Rc<Ctx>) -> Result<Lease, Fault> {
         worker::keep_time(&plugin.engine).map_err(Fault::Ticker)?;
-        // Whoever waits was there first: what comes free is handed to them directly.
-        if let Some(lease) = Plugin::take(plugin) {
-            return Ok(lease);
+        if let Some(left) = plugin.breaker(|breaker| breaker.refuses(worker::now())) {
+            return Err(Fault::Resting(left));
         }
+        // Whoever waits was there first: what comes free is handed to them directly.
+        let mut lease = match Plugin::take(plugin) {
+            Some(lease) => lease,
+            None => Plugin::queue(plugin, ctx).await?,
+        };
+        // Asked last: a probe is one that is about to run. Others failed meanwhile.
+        let pass = plugin.breaker(|breaker| Some(breaker.admit(worker::now())));
+        lease.pass = pass.unwrap_or(Ok(Pass::Normal)).map_err(Fault::Resting)?;
+        ctx.pass.set(lease.pass);
+        Ok(lease)
+    }
+
+    /// Waits in line for a place.
+    async fn queue(plugin: &Rc<Plugin>, ctx: &Rc<Ctx>) -> Result<Lease, Fault> {
         let ticket = Rc::new(Ticket { ctx: Rc::downgrade(ctx), lease: Cell::new(None) });
         {
             let mut line = plugin.line.borrow_mut();
@@ -140,7 +158,7 @@ impl Plugin {
             Some(Idle { instance, served }) => (Some(instance), served),
             None => (None, 0),
         };
-        Some(Lease { plugin: Rc::clone(plugin), instance, served })
+        Some(Lease { plugin: Rc::clone(plugin), instance, served, pass: Pass::Normal })
     }
 
     /// Hands a place that came free to the first in the line.
@@ -163,6 +181,46 @@ impl Plugin {
                 None => plugin.line.borrow_mut().push_front(Rc::downgrade(&ticket)),
             }
             return;
+        }
+    }
+
+    /// Asks the breaker, where there is one.
+    fn breaker<T>(&self, ask: impl FnOnce(&mut Breaker) -> Option<T>) -> Option<T> {
+        ask(&mut self.breaker.as_ref()?.borrow_mut())
+    }
+
+    /// A guest has done all it was called for.
+    pub(crate) fn succeeded(&self, pass: Pass, log: Log) {
+        if let Some(Change::Closed { fails }) = self.breaker(|breaker| breaker.succeeded(pass)) {
+            log.write(
+                NOTICE,
+                format_args!(
+                    "http_wasm guest \"{}\": works again after {fails} failures in a row",
+                    self.name
+                ),
+            );
+        }
+    }
+
+    /// It did not: says so, and takes it out of service when that is the rule.
+    pub(crate) fn failed(&self, pass: Pass, fault: &Fault, log: Log) {
+        fault.log(&self.name, log);
+        if !fault.is_the_guests() {
+            return;
+        }
+        let change = self.breaker(|breaker| breaker.failed(pass, worker::now()));
+        if let Some(Change::Opened { fails, backoff }) = change {
+            let last = fault.to_string();
+            log.write(
+                ERR,
+                format_args!(
+                    "http_wasm guest \"{}\": failed {fails} times in a row and is not called for \
+                     {} ms; the last time: {}",
+                    self.name,
+                    backoff.as_millis(),
+                    Escaped(last.as_bytes())
+                ),
+            );
         }
     }
 
@@ -200,6 +258,7 @@ pub(crate) struct Lease {
     plugin: Rc<Plugin>,
     instance: Option<Instance<Exchange>>,
     served: u64,
+    pass: Pass,
 }
 
 impl Lease {
@@ -209,6 +268,10 @@ impl Lease {
 
     pub(crate) const fn instance(&mut self) -> Option<&mut Instance<Exchange>> {
         self.instance.as_mut()
+    }
+
+    pub(crate) const fn pass(&self) -> Pass {
+        self.pass
     }
 
     pub(crate) fn fill(&mut self, instance: Instance<Exchange>) {
@@ -231,6 +294,11 @@ impl Drop for Lease {
                 _ => pool.forget(),
             }
         }
+        // Says nothing where there has been an outcome.
+        self.plugin.breaker(|breaker| {
+            breaker.abandoned(self.pass, worker::now());
+            None::<()>
+        });
         Plugin::call_next(&self.plugin);
     }
 }

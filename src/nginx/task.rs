@@ -149,7 +149,10 @@ async fn request(plugin: Rc<Plugin>, ctx: Rc<Ctx>) -> Called {
     let features = instance.features();
     match next {
         Err(error) => failed(&plugin, &ctx, &Fault::Call(error)),
-        Ok(Next::Stop) => Called::Answered,
+        Ok(Next::Stop) => {
+            plugin.succeeded(lease.pass(), ctx.log());
+            Called::Answered
+        }
         Ok(Next::Continue { ctx: guest_ctx, odd }) => {
             if odd {
                 plugin.warn_odd_next(ctx.log());
@@ -167,19 +170,24 @@ async fn request(plugin: Rc<Plugin>, ctx: Rc<Ctx>) -> Called {
 /// `handle_response` of one guest, on the instance that handled the request.
 async fn response(mut lease: Lease, ctx: Rc<Ctx>, guest_ctx: u32) -> Called {
     let plugin = Rc::clone(lease.plugin());
+    ctx.pass.set(lease.pass());
     let is_error = ctx.with_io(|io| io.mode == Mode::Ended).unwrap_or(true);
     let Some(instance) = lease.instance() else {
         return Called::Finished;
     };
     let host = Exchange::lend(&plugin, &ctx);
     match instance.handle_response(host, guest_ctx, is_error).await {
-        Ok(()) => Called::Finished,
+        Ok(()) => {
+            // Not before: a guest that always fails here does not work.
+            plugin.succeeded(lease.pass(), ctx.log());
+            Called::Finished
+        }
         Err(error) => failed(&plugin, &ctx, &Fault::Call(error)),
     }
 }
 
 fn failed(plugin: &Plugin, ctx: &Ctx, fault: &Fault) -> Called {
-    fault.log(&plugin.name(), ctx.log());
+    plugin.failed(ctx.pass.get(), fault, ctx.log());
     Called::Failed(fault.status())
 }
 
