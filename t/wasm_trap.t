@@ -97,8 +97,8 @@ $t->run();
 
 ###############################################################################
 
-my @workers = worker_pids($t);
-is(@workers, 1, 'one worker');
+my @workers;
+ok(wait_until(sub { (@workers = worker_pids($t)) == 1 }), 'one worker');
 
 for my $path (qw/ request response buffered misuse stack /) {
 	is(header(curl("/$path"), 'x-calls'), 1, "$path: works");
