@@ -23,7 +23,7 @@ select STDOUT; $| = 1;
 
 my @phases = qw/ request response held /;
 
-my $t = Test::Nginx->new()->has(qw/http empty_gif/)->plan(5 * @phases + 4);
+my $t = Test::Nginx->new()->has(qw/http empty_gif/)->plan(5 * @phases + 5);
 
 my $locations = join '', map { "        location /$_ { http_wasm $_.wat; empty_gif; }\n" } @phases, 'fine';
 
@@ -90,8 +90,9 @@ for my $phase (@phases) {
 	is($threads_after, $threads, "$phase: nor of its threads");
 }
 
-is(scalar(grep { /guest "\w+": handle_\w+: wasm trap/ } split /\n/, $t->read_file('info.log')), 2100 * @phases,
-	'all logged');
+my @logged = grep { /guest "\w+": handle_\w+: wasm trap/ } split /\n/, $t->read_file('info.log');
+cmp_ok(scalar @logged, '>=', @phases, 'logged');
+cmp_ok(scalar @logged, '<', 100 * @phases, 'but not one by one');
 is(status(http_get('/fine')), 200, 'others are served');
 is_deeply([ worker_pids($t) ], \@workers, 'same worker');
 is(scalar(grep { /^.{20}\[(?:alert|crit|emerg)\]/ } split /\n/, $t->read_file('info.log')), 0,

@@ -50,9 +50,14 @@ my @bad = (
 
 my @names = map { my $call = $_; map { "c${call}_$_" } 0 .. $#bad } 0 .. $#calls;
 
+# A guest of its own for each: of one guest's failures of one kind not all are logged.
+my $locations = join '', map {
+	"        location /$_/ { http_wasm bad.wat name=bad$_; proxy_pass http://127.0.0.1:8081; }\n"
+} 0 .. $#names;
+
 my $t = Test::Nginx->new()->has(qw/http proxy/)->plan(@calls + 8);
 
-$t->write_file_expand('nginx.conf', <<'EOF');
+$t->write_file_expand('nginx.conf', <<'EOF' =~ s/LOCATIONS/$locations/r);
 
 %%TEST_GLOBALS%%
 
@@ -75,7 +80,7 @@ http {
         listen       127.0.0.1:8080;
         server_name  localhost;
 
-        location / { http_wasm bad.wat; proxy_pass http://127.0.0.1:8081; }
+LOCATIONS
         location /trap { http_wasm trap.wat; proxy_pass http://127.0.0.1:8081; }
         location /fine { http_wasm fine.wat; proxy_pass http://127.0.0.1:8081; }
     }
@@ -125,7 +130,7 @@ for my $call (@calls) {
 		my ($bytes, $in_value, $in_uri) = @$bad;
 		my $allowed = $any || $function eq 'set_uri' && $in_uri || $in_value && $arguments =~ /"aBADb"/;
 		my $r = curl('-H', sprintf('X-Call: %03d', $case), "/$case/");
-		my $logged = lines(qr{\[error\].*guest "bad": handle_request: $function got .*"GET /$case/ });
+		my $logged = lines(qr{\[error\].*guest "bad$case": handle_request: $function got .*"GET /$case/ });
 		my $got = status($r) . " $logged";
 		my $expected = $allowed ? '200 0' : '500 1';
 		$wrong .= "$bytes: $got, expected $expected; " if $got ne $expected;

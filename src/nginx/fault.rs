@@ -1,13 +1,14 @@
 //! Why a guest did not do what it was called for: what the client gets to know of it, and the log.
 
 use std::io;
+use std::mem::{Discriminant, discriminant};
 use std::time::Duration;
 
 use nginx_sys::ngx_int_t;
 
 use super::ffi::{INTERNAL_SERVER_ERROR, SERVICE_UNAVAILABLE};
 use super::log::{ERR, Escaped, Log};
-use crate::error::{CallError, Cause, Denial, Denied, LoadError};
+use crate::error::{CallError, Cause, Denial, Denied, LoadError, Rule};
 use crate::host::Refusal;
 
 /// Why a guest did not get to its answer.
@@ -59,10 +60,49 @@ impl Fault {
         }
     }
 
-    /// One line for the reason, one for each frame of the guest's stack.
-    pub(crate) fn log(&self, name: &str, log: Log) {
+    /// What makes it the same as another one to somebody who reads the log. Nothing in it comes from
+    /// the guest or a client, apart from the engine's text for a trap.
+    pub(crate) fn kind(&self) -> Kind {
+        let mut kind =
+            Kind { fault: discriminant(self), load: None, call: None, denied: None, trap: None };
+        let error = match self {
+            Fault::Call(error) => error,
+            Fault::Start(load) => {
+                kind.load = Some(discriminant(load));
+                let LoadError::Start(error) = load else { return kind };
+                error
+            }
+            _ => return kind,
+        };
+        kind.call = Some((error.call(), discriminant(error.cause())));
+        match error.cause() {
+            Cause::Denied(Denial { function, denied }) => {
+                let why = match denied {
+                    Denied::Rule(rule) => Why::Rule(discriminant(rule)),
+                    Denied::Refusal(refusal) => Why::Refusal(discriminant(refusal)),
+                };
+                kind.denied = Some((function, why));
+            }
+            Cause::Trap(text) | Cause::MemoryLimit { trap: text, .. } => {
+                kind.trap = Some(text.as_str().into());
+            }
+            _ => {}
+        }
+        kind
+    }
+
+    /// One line for the reason, one for each frame of the guest's stack. `suppressed` is how many of
+    /// its kind were not logged since the last one that was.
+    pub(crate) fn log(&self, name: &str, suppressed: u64, log: Log) {
         let text = self.to_string();
-        log.write(ERR, format_args!("http_wasm guest \"{name}\": {}", Escaped(text.as_bytes())));
+        let text = Escaped(text.as_bytes());
+        match suppressed {
+            0 => log.write(ERR, format_args!("http_wasm guest \"{name}\": {text}")),
+            _ => log.write(
+                ERR,
+                format_args!("http_wasm guest \"{name}\": {text} ({suppressed} more suppressed)"),
+            ),
+        }
         let backtrace = match self {
             Fault::Call(error) => error.backtrace(),
             Fault::Start(error) => error.backtrace(),
@@ -75,4 +115,22 @@ impl Fault {
             );
         }
     }
+}
+
+/// See [`Fault::kind`].
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Kind {
+    fault: Discriminant<Fault>,
+    load: Option<Discriminant<LoadError>>,
+    /// The guest's function.
+    call: Option<(&'static str, Discriminant<Cause>)>,
+    /// The host function.
+    denied: Option<(&'static str, Why)>,
+    trap: Option<Box<str>>,
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Why {
+    Rule(Discriminant<Rule>),
+    Refusal(Discriminant<Refusal>),
 }

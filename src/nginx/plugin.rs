@@ -7,14 +7,16 @@ use std::time::Duration;
 
 use super::ctx::Ctx;
 use super::exchange::Exchange;
-use super::fault::Fault;
+use super::fault::{Fault, Kind};
 use super::log::{ERR, Escaped, Log, NOTICE, WARN};
 use super::{task, worker};
+use crate::abi::Level;
 use crate::runtime::Engine;
 use crate::runtime::breaker::{self, Breaker, Change, Pass};
 use crate::runtime::guest::Guest;
 use crate::runtime::instance::Instance;
 use crate::runtime::pool::{Pool, Take};
+use crate::runtime::throttle::Throttle;
 
 /// How many instances of a guest a worker has, and what happens when they are all in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -73,6 +75,8 @@ pub(crate) struct Plugin {
     on_error: OnError,
     /// None where it is off.
     breaker: Option<RefCell<Breaker>>,
+    /// Of its failures in the log.
+    said: RefCell<Throttle<Kind>>,
     odd_next: Cell<bool>,
 }
 
@@ -93,6 +97,7 @@ impl Plugin {
             settings,
             on_error,
             breaker: breaker.map(|settings| RefCell::new(Breaker::new(settings))),
+            said: RefCell::default(),
             odd_next: Cell::new(false),
         }
     }
@@ -204,7 +209,14 @@ impl Plugin {
 
     /// It did not: says so, and takes it out of service when that is the rule.
     pub(crate) fn failed(&self, pass: Pass, fault: &Fault, log: Log) {
-        fault.log(&self.name, log);
+        // Who debugs, be it one connection (debug_connection), wants to see them all.
+        let said = match log.enabled(Level::Debug) {
+            true => Some(0),
+            false => self.said.borrow_mut().say(fault.kind(), worker::now()),
+        };
+        if let Some(suppressed) = said {
+            fault.log(&self.name, suppressed, log);
+        }
         if !fault.is_the_guests() {
             return;
         }
