@@ -22,6 +22,7 @@ mod plugin;
 mod reply;
 mod request;
 mod saved;
+mod slots;
 mod spool;
 mod task;
 mod uri;

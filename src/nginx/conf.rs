@@ -20,6 +20,7 @@ use super::ffi::guard;
 use super::log::{Escaped, NOTICE, WARN};
 use super::plugin::{OnError, Plugin, PoolSettings};
 use super::request::Request;
+use super::slots::Slots;
 use super::spool::Room;
 use super::worker;
 use crate::error::LoadError;
@@ -40,7 +41,7 @@ pub(crate) struct MainConf {
     pub(crate) instances: Option<u32>,
     /// `http_wasm_stack_limit`.
     pub(crate) stack_bytes: Option<usize>,
-    engine: Option<Engine>,
+    engine: Option<(Engine, Rc<Slots>)>,
     /// Without a snapshot, which belongs to one configuration of a guest only.
     modules: HashMap<Vec<u8>, Module>,
     plugins: HashMap<Key, Rc<Plugin>>,
@@ -329,8 +330,8 @@ impl MainConf {
         match self.load(cf, line, settings, key.snapshot) {
             Ok(guest) => {
                 worker::note_slice(limits.slice);
-                let engine = self.engine.clone().ok_or(Reported)?;
-                let plugin = Rc::new(Plugin::new(guest, engine, pool, on_error, breaker));
+                let (engine, slots) = self.engine.clone().ok_or(Reported)?;
+                let plugin = Plugin::new(guest, engine, &slots, pool, on_error, breaker);
                 self.plugins.insert(key, Rc::clone(&plugin));
                 Ok(plugin)
             }
@@ -381,7 +382,7 @@ impl MainConf {
 
     /// The engine of all guests.
     fn engine(&mut self, cf: &Cf) -> Result<Engine, LoadError> {
-        if let Some(engine) = &self.engine {
+        if let Some((engine, _)) = &self.engine {
             return Ok(engine.clone());
         }
         let instances = self.instances.unwrap_or_else(|| default_instances(cf));
@@ -401,7 +402,7 @@ impl MainConf {
                 Engine::with(Compile::Serial, Layout::Compact, stack)?
             }
         };
-        self.engine = Some(engine.clone());
+        self.engine = Some((engine.clone(), Slots::new(instances as usize)));
         Ok(engine)
     }
 }

@@ -9,6 +9,7 @@ use super::ctx::Ctx;
 use super::exchange::Exchange;
 use super::fault::{Fault, Kind};
 use super::log::{ERR, Escaped, Log, NOTICE, WARN};
+use super::slots::Slots;
 use super::{task, worker};
 use crate::abi::Level;
 use crate::runtime::Engine;
@@ -71,6 +72,7 @@ pub(crate) struct Plugin {
     /// Made when the worker first needs it: its size is known after the whole configuration.
     pool: RefCell<Option<Pool<Idle>>>,
     line: RefCell<VecDeque<Weak<Ticket>>>,
+    slots: Rc<Slots>,
     settings: PoolSettings,
     on_error: OnError,
     /// None where it is off.
@@ -84,22 +86,26 @@ impl Plugin {
     pub(crate) fn new(
         guest: Guest<Exchange>,
         engine: Engine,
+        slots: &Rc<Slots>,
         settings: PoolSettings,
         on_error: OnError,
         breaker: Option<breaker::Settings>,
-    ) -> Self {
-        Plugin {
+    ) -> Rc<Self> {
+        let plugin = Rc::new(Plugin {
             engine,
             name: guest.name().into(),
             guest,
             pool: RefCell::default(),
             line: RefCell::default(),
+            slots: Rc::clone(slots),
             settings,
             on_error,
             breaker: breaker.map(|settings| RefCell::new(Breaker::new(settings))),
             said: RefCell::default(),
             odd_next: Cell::new(false),
-        }
+        });
+        slots.register(&plugin);
+        plugin
     }
 
     pub(crate) const fn engine(&self) -> &Engine {
@@ -153,10 +159,15 @@ impl Plugin {
 
     fn take(plugin: &Rc<Plugin>) -> Option<Lease> {
         let mut pool = plugin.pool.borrow_mut();
-        let max = || Pool::new(plugin.settings.max.unwrap_or_else(connections));
-        let idle = match pool.get_or_insert_with(max).take() {
+        let pool =
+            pool.get_or_insert_with(|| Pool::new(plugin.settings.max.unwrap_or_else(connections)));
+        let idle = match pool.take() {
             Take::Idle(idle) => Some(idle),
-            Take::Create => None,
+            Take::Create if plugin.slots.claim(plugin) => None,
+            Take::Create => {
+                pool.forget();
+                return None;
+            }
             Take::Full => return None,
         };
         let (instance, served) = match idle {
@@ -186,6 +197,24 @@ impl Plugin {
                 None => plugin.line.borrow_mut().push_front(Rc::downgrade(&ticket)),
             }
             return;
+        }
+    }
+
+    /// Instances that wait for requests.
+    pub(crate) fn idle(&self) -> usize {
+        self.pool.borrow().as_ref().map_or(0, Pool::idle)
+    }
+
+    /// Drops the instance that has been idle for longest.
+    pub(crate) fn drop_idle(&self) {
+        self.trim(self.idle().saturating_sub(1));
+    }
+
+    /// Drops the longest idle instances until at most `keep` are idle; no guest code runs.
+    fn trim(&self, keep: usize) {
+        if let Some(pool) = self.pool.borrow_mut().as_mut() {
+            let dropped = pool.trim(keep).map(drop).count();
+            self.slots.release(dropped);
         }
     }
 
@@ -300,17 +329,24 @@ impl Drop for Lease {
             match instance {
                 Some(instance) if !instance.is_poisoned() && served < requests => {
                     pool.give_back(Idle { instance, served });
-                    // The longest idle ones go; dropping them runs no guest code.
-                    pool.trim(idle).for_each(drop);
                 }
-                _ => pool.forget(),
+                gone => {
+                    drop(gone);
+                    pool.forget();
+                    self.plugin.slots.release(1);
+                }
             }
         }
+        self.plugin.trim(idle);
         // Says nothing where there has been an outcome.
         self.plugin.breaker(|breaker| {
             breaker.abandoned(self.pass, worker::now());
             None::<()>
         });
+        // A guest for which there was no room has waited for longer than its own next request.
+        if let Some(starved) = self.plugin.slots.starved() {
+            Plugin::call_next(&starved);
+        }
         Plugin::call_next(&self.plugin);
     }
 }

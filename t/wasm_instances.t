@@ -1,0 +1,158 @@
+#!/usr/bin/perl
+
+# The instances of all guests of a worker are bounded together: an idle one makes room for another guest, and who finds
+# all of them in use waits for its turn.
+
+###############################################################################
+
+use warnings;
+use strict;
+
+use Test::More;
+
+BEGIN { use FindBin; chdir($FindBin::Bin); }
+
+use lib 'lib';
+use IO::Select;
+use IO::Socket::INET;
+use Test::Nginx qw/ :DEFAULT http_end /;
+use Test::Nginx::Wasm;
+
+###############################################################################
+
+select STDERR; $| = 1;
+select STDOUT; $| = 1;
+
+my $t = Test::Nginx->new()->has(qw/http proxy/)->plan(27);
+
+$t->write_file_expand('nginx.conf', <<'EOF');
+
+%%TEST_GLOBALS%%
+
+daemon off;
+worker_processes 1;
+
+events {
+}
+
+http {
+    %%TEST_GLOBALS_HTTP%%
+
+    http_wasm_instances 2;
+    proxy_read_timeout 60s;
+
+    server {
+        listen       127.0.0.1:8080;
+        server_name  localhost;
+
+        location /a { http_wasm count.wat name=a; http_wasm_pool wait=1m; proxy_pass http://127.0.0.1:8081; }
+        location /b { http_wasm count.wat name=b; http_wasm_pool wait=1m; proxy_pass http://127.0.0.1:8081; }
+        location /c { http_wasm count.wat name=c; http_wasm_pool wait=1m; proxy_pass http://127.0.0.1:8081; }
+        location /late { http_wasm count.wat name=late; http_wasm_pool wait=50ms; proxy_pass http://127.0.0.1:8081; }
+        location /chain {
+            http_wasm count.wat name=one;
+            http_wasm count.wat name=two;
+            proxy_pass http://127.0.0.1:8081;
+        }
+        location /none { empty_gif; }
+    }
+}
+
+EOF
+
+# Says how many requests the instance has seen.
+guest($t, 'count.wat', <<'EOF');
+  (global $n (mut i32) (i32.const 0))
+  (func (export "handle_request") (result i64)
+    (global.set $n (i32.add (global.get $n) (i32.const 1)))
+    (call $add_resp &"x-count" (call $dec (global.get $n)))
+    (i64.const 1))
+EOF
+
+# The next handler, by hand: an instance is in use until this test answers.
+my $upstream = IO::Socket::INET->new(
+	Proto => 'tcp', LocalAddr => '127.0.0.1', LocalPort => port(8081), Listen => 16, Reuse => 1,
+) or die "listen: $!";
+
+$t->run();
+
+###############################################################################
+
+# Both instances are of a and in use.
+my @a = map { request("/a/$_") } 1 .. 2;
+my @up = map { arrives("/a/$_") } 1 .. 2;
+my $b = request('/b/1');
+my $c = request('/c/1');
+my $third = request('/a/3');
+ok(!arrives(), 'no room');
+is(status(http_end(request('/late'))), 503, 'none in time');
+
+# The first in line are those who came first, whatever their guest.
+answer($up[0]);
+is(counted($a[0]), 1, 'served');
+$up[0] = arrives('/b/1');
+ok(!arrives(), 'one instance, one request');
+answer($up[1]);
+is(counted($a[1]), 1, 'served');
+$up[1] = arrives('/c/1');
+answer($up[0]);
+is(counted($b), 1, 'a new instance, in the place of an idle one');
+$up[0] = arrives('/a/3');
+answer($up[1]);
+is(counted($c), 1, 'and for another guest');
+answer($up[0]);
+is(counted($third), 1, 'the instance of before was given up');
+
+###############################################################################
+
+# Idle ones make room at once; a chain takes one for each of its guests.
+for my $uri (qw{ /a/4 /b/4 /c/4 /a/5 /b/5 }) {
+	my $r = request($uri);
+	answer(arrives($uri));
+	like(counted($r), qr/^\d$/, "$uri served");
+}
+my $chain = request('/chain');
+answer(arrives('/chain'));
+is(counted($chain), '1|1', 'two guests, two instances');
+
+is(error_log_count($t, qr/guest "late": all instances are in use and none came free in time/), 1, 'logged');
+is(error_log_count($t, qr/\[error\]/), 1, 'nothing else');
+
+###############################################################################
+
+sub request {
+	my ($uri) = @_;
+	return http("GET $uri HTTP/1.0\r\nHost: localhost\r\n\r\n", start => 1);
+}
+
+# The connection over which a request reaches the next handler; without a URI, whether one does at all. The module
+# decides in the same turn of its event loop in which it reads a request: a complete exchange on another location
+# afterwards shows that it has.
+sub arrives {
+	my ($uri) = @_;
+	if (!$uri) {
+		http_get('/none') =~ /200 OK/ or die;
+		return IO::Select->new($upstream)->can_read(0);
+	}
+	IO::Select->new($upstream)->can_read(8) or return;
+	my $c = $upstream->accept() or return;
+	my $head = '';
+	while ($head !~ /\r\n\r\n/) {
+		sysread($c, $head, 4096, length $head) or return;
+	}
+	like($head, qr/^GET $uri /, "$uri arrives");
+	return $c;
+}
+
+sub answer {
+	my ($c) = @_;
+	print $c "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok";
+	close $c;
+}
+
+sub counted {
+	my ($s) = @_;
+	return header(http_end($s), 'X-Count');
+}
+
+###############################################################################
