@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::abi::Features;
 use crate::host::Refusal;
 use crate::http::BadTarget;
+use crate::runtime::precompiled::Unusable;
 
 /// Guest bytes are quoted in error texts up to here.
 const QUOTED_BYTES: usize = 64;
@@ -306,6 +307,9 @@ pub enum LoadError {
     /// No instance, for a reason that is not the guest's code.
     #[error("cannot be instantiated: {0}")]
     Instantiate(String),
+    /// A compiled guest that is damaged or not for here.
+    #[error(transparent)]
+    Precompiled(#[from] Unusable),
     /// A start function failed.
     #[error("does not start: {0}")]
     Start(#[source] CallError),

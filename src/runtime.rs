@@ -6,6 +6,7 @@ mod engine;
 pub mod guest;
 pub mod instance;
 pub mod pool;
+pub mod precompiled;
 pub mod snapshot;
 pub mod throttle;
 pub mod ticker;

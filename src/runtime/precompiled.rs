@@ -1,0 +1,252 @@
+//! Compiled guests in a file (`.cwasm`): native code in a container that says which guest it was
+//! compiled from, for which engine, and whether all of it is there.
+//!
+//! The container is checked here; running what is in it is not safe and happens elsewhere. The
+//! digest tells damage from what was written, not friend from foe: whoever can write such a file
+//! can put any code into it. A `.cwasm` is as trusted as the server's binary and must be as well
+//! guarded.
+//!
+//! ```text
+//! offset  0   magic, eight bytes
+//!         8   version of the format, u32, little endian
+//!        12   length of the code in bytes, u64, little endian
+//!        20   SHA-256 of the engine's settings, its version and the machine's instruction set
+//!        52   SHA-256 of the guest it was compiled from
+//!        84   SHA-256 of the bytes before this one and of the code
+//!       116   the code
+//! ```
+
+use std::hash::{Hash, Hasher};
+
+use sha2::{Digest, Sha256};
+
+use super::{Engine, Module, describe};
+use crate::error::LoadError;
+
+/// A SHA-256 digest.
+pub type Sha256Digest = [u8; 32];
+
+/// No WebAssembly, no ELF, and no text.
+const MAGIC: &[u8; 8] = b"\x89cwasm\r\n";
+const VERSION: u32 = 1;
+/// Magic, version, length, engine and source.
+const SIGNED: usize = 84;
+const HEADER: usize = SIGNED + 32;
+
+/// Why a compiled guest cannot be used. The text follows the path of the file.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unusable {
+    /// Something else.
+    #[error("is no compiled guest: it does not start like one")]
+    Magic,
+    /// Written by another version of this program.
+    #[error("is a compiled guest of format {found}, expected {VERSION}: compile it again")]
+    Version {
+        /// The version in the file.
+        found: u32,
+    },
+    /// Cut short, or longer than it says.
+    #[error("is damaged: it has {found} bytes, expected {expected}")]
+    Length {
+        /// The size of the file.
+        found: u64,
+        /// What its header says.
+        expected: u64,
+    },
+    /// Bytes have changed since it was written.
+    #[error("is damaged: its digest is {found}, expected {expected}")]
+    Digest {
+        /// In hexadecimal, of what is there.
+        found: String,
+        /// What its header says.
+        expected: String,
+    },
+    /// Compiled for something else than what is running here.
+    #[error(
+        "was compiled for another engine, version or processor: compile it again, on this machine"
+    )]
+    Engine,
+}
+
+/// A compiled guest whose container is in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Precompiled<'a> {
+    /// The digest of the guest it was compiled from, text format or binary.
+    pub source: Sha256Digest,
+    /// What [`Module::serialize`] made.
+    pub code: &'a [u8],
+}
+
+/// Whether a file claims to be a compiled guest.
+pub fn is_precompiled(bytes: &[u8]) -> bool {
+    bytes.starts_with(MAGIC)
+}
+
+/// Packs a module that was compiled from `source` with this engine.
+pub fn encode(engine: &Engine, source: &[u8], module: &Module) -> Result<Vec<u8>, LoadError> {
+    let code = module.serialize().map_err(|error| LoadError::Engine(describe(&error)))?;
+    Ok(pack(&engine_digest(engine), &digest(source), &code))
+}
+
+/// Unpacks a compiled guest for this engine.
+pub fn decode<'a>(engine: &Engine, bytes: &'a [u8]) -> Result<Precompiled<'a>, LoadError> {
+    Ok(unpack(&engine_digest(engine), bytes)?)
+}
+
+/// SHA-256 of some bytes.
+pub fn digest(bytes: &[u8]) -> Sha256Digest {
+    Sha256::digest(bytes).into()
+}
+
+/// A digest as people write it.
+pub fn hex(digest: &Sha256Digest) -> String {
+    use std::fmt::Write as _;
+    digest.iter().fold(String::with_capacity(64), |mut text, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn pack(engine: &Sha256Digest, source: &Sha256Digest, code: &[u8]) -> Vec<u8> {
+    let mut file = Vec::with_capacity(HEADER + code.len());
+    file.extend(MAGIC);
+    file.extend(VERSION.to_le_bytes());
+    file.extend((code.len() as u64).to_le_bytes());
+    file.extend(engine);
+    file.extend(source);
+    let signed = digest_of_both(&file, code);
+    file.extend(signed);
+    file.extend(code);
+    file
+}
+
+fn unpack<'a>(engine: &Sha256Digest, bytes: &'a [u8]) -> Result<Precompiled<'a>, Unusable> {
+    let mut rest = bytes;
+    if take(&mut rest) != Some(MAGIC) {
+        return Err(Unusable::Magic);
+    }
+    let cut = |expected: u64| Unusable::Length { found: bytes.len() as u64, expected };
+    let version = take(&mut rest).copied().map(u32::from_le_bytes);
+    match version {
+        Some(VERSION) => {}
+        Some(found) => return Err(Unusable::Version { found }),
+        None => return Err(cut(HEADER as u64)),
+    }
+    let (Some(len), Some(compiled_for), Some(source), Some(expected)) =
+        (take(&mut rest), take(&mut rest), take(&mut rest), take::<32>(&mut rest))
+    else {
+        return Err(cut(HEADER as u64));
+    };
+    let len = u64::from_le_bytes(*len);
+    if rest.len() as u64 != len {
+        return Err(cut(len.saturating_add(HEADER as u64)));
+    }
+    let found = digest_of_both(&bytes[..SIGNED], rest);
+    if found != *expected {
+        return Err(Unusable::Digest { found: hex(&found), expected: hex(expected) });
+    }
+    if compiled_for != engine {
+        return Err(Unusable::Engine);
+    }
+    Ok(Precompiled { source: *source, code: rest })
+}
+
+fn take<'a, const N: usize>(rest: &mut &'a [u8]) -> Option<&'a [u8; N]> {
+    let (first, after) = rest.split_first_chunk()?;
+    *rest = after;
+    Some(first)
+}
+
+fn digest_of_both(header: &[u8], code: &[u8]) -> Sha256Digest {
+    Sha256::new().chain_update(header).chain_update(code).finalize().into()
+}
+
+/// What the engine says of itself, in more bits than its own hash values have.
+fn engine_digest(engine: &Engine) -> Sha256Digest {
+    struct Sha256Hasher(Sha256);
+    impl Hasher for Sha256Hasher {
+        fn write(&mut self, bytes: &[u8]) {
+            self.0.update(bytes);
+        }
+
+        fn finish(&self) -> u64 {
+            let digest: Sha256Digest = self.0.clone().finalize().into();
+            take(&mut &digest[..]).copied().map_or(0, u64::from_le_bytes)
+        }
+    }
+    let mut hasher = Sha256Hasher(Sha256::new());
+    engine.wasm().precompile_compatibility_hash().hash(&mut hasher);
+    hasher.0.finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::{Compile, guest};
+    use proptest::prelude::*;
+
+    const ENGINE: Sha256Digest = [1; 32];
+    const SOURCE: Sha256Digest = [2; 32];
+
+    #[test]
+    fn a_module_comes_back_as_it_was() {
+        let engine = Engine::new(Compile::Serial).expect("an engine");
+        let source = b"(module (func (export \"f\")))";
+        let module = guest::compile(&engine, source).expect("compiles");
+        let file = encode(&engine, source, &module).expect("encodes");
+        assert!(is_precompiled(&file));
+        let other = Engine::new(Compile::Parallel).expect("an engine");
+        let back = decode(&other, &file).expect("decodes");
+        assert_eq!(back.source, digest(source));
+        assert_eq!(back.code, module.serialize().expect("serializes"));
+    }
+
+    #[test]
+    fn the_code_of_another_engine_is_refused() {
+        let file = pack(&[9; 32], &SOURCE, b"code");
+        assert_eq!(unpack(&ENGINE, &file), Err(Unusable::Engine));
+        let engine = Engine::new(Compile::Serial).expect("an engine");
+        let error = decode(&engine, &file).expect_err("is for another engine").to_string();
+        assert!(error.starts_with("was compiled for another engine"), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_compiled_guest_says_so() {
+        for bytes in [&b""[..], b"\0asm\x01\0\0\0", b"\x7fELF", b"\x89cwasm\r"] {
+            assert_eq!(unpack(&ENGINE, bytes), Err(Unusable::Magic));
+            assert!(!is_precompiled(bytes));
+        }
+        let mut newer = pack(&ENGINE, &SOURCE, b"");
+        newer[8] = 2;
+        assert_eq!(unpack(&ENGINE, &newer), Err(Unusable::Version { found: 2 }));
+    }
+
+    #[test]
+    fn a_digest_reads_as_others_print_it() {
+        let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        assert_eq!(hex(&digest(b"")), empty);
+    }
+
+    proptest! {
+        #[test]
+        fn every_change_is_noticed(
+            code in prop::collection::vec(any::<u8>(), 0..100),
+            at in any::<prop::sample::Index>(),
+            flip in 1u8..,
+        ) {
+            let mut file = pack(&ENGINE, &SOURCE, &code);
+            let whole = unpack(&ENGINE, &file);
+            prop_assert_eq!(whole, Ok(Precompiled { source: SOURCE, code: &code }));
+            for cut in [at.index(file.len()), file.len() - 1] {
+                prop_assert!(unpack(&ENGINE, &file[..cut]).is_err());
+            }
+            let at = at.index(file.len());
+            file[at] ^= flip;
+            prop_assert!(unpack(&ENGINE, &file).is_err());
+            file[at] ^= flip;
+            file.push(0);
+            prop_assert!(unpack(&ENGINE, &file).is_err());
+        }
+    }
+}
