@@ -3,6 +3,7 @@
 
 mod access;
 mod body;
+mod cache;
 mod cf;
 mod chain;
 mod child;
@@ -16,6 +17,7 @@ mod ffi;
 mod filter;
 mod headers_in;
 mod headers_out;
+mod load;
 mod log;
 mod output;
 mod plugin;

@@ -6,6 +6,7 @@
 //! never returns, and must not crash. The child may do all three: it uses every core, has a time
 //! limit, and hands back the compiled module or the reason why there is none.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::future::Future;
 use std::io::{self, Read, Write};
@@ -15,11 +16,13 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use super::cache::{self, Cache, CacheDir};
 use super::exchange::Exchange;
-use super::log::{Escaped, Log};
+use super::log::{Escaped, Log, NOTICE};
 use crate::abi::Features;
 use crate::error::LoadError;
-use crate::runtime::guest::{Guest, Settings};
+use crate::runtime::guest::{self, Guest, Settings};
+use crate::runtime::precompiled::{self, is_precompiled};
 use crate::runtime::snapshot::{self, Snapshot, Start, Unfit};
 use crate::runtime::{Engine, Module};
 
@@ -27,10 +30,14 @@ use crate::runtime::{Engine, Module};
 /// on one core of 2025; ten times that is a guest that hangs.
 const TIME_LIMIT: Duration = Duration::from_secs(120);
 
+/// Whoever waits for longer at a terminal wants to know for what.
+const PROGRESS: Duration = Duration::from_secs(1);
+
 /// What to try.
 pub(crate) enum Source<'a> {
-    /// A file's bytes, to be compiled, and whether to take a snapshot after the start functions.
-    Bytes(&'a [u8], Snapshot),
+    /// A file's bytes, to be compiled, whether to take a snapshot after the start functions, and
+    /// where compiled code is kept.
+    Bytes(&'a [u8], Snapshot, Option<CacheDir>),
     /// A module compiled before; only its start functions run, with another configuration.
     Module(&'a Module),
 }
@@ -70,7 +77,7 @@ pub(crate) fn try_out(
     source: Source<'_>,
     settings: &Settings,
     log: Log,
-) -> Result<Tried, Failure> {
+) -> Result<(Module, Report), Failure> {
     let known = match source {
         Source::Bytes(..) => None,
         Source::Module(module) => Some(module),
@@ -92,7 +99,7 @@ pub(crate) fn try_out(
         pid => pid,
     };
     drop(write);
-    let said = listen(File::from(read), TIME_LIMIT);
+    let said = listen(File::from(read), TIME_LIMIT, || progress(settings, log));
     if said.is_err() {
         // SAFETY: the child has not been waited for, so the number is still its.
         unsafe { libc::kill(pid, libc::SIGKILL) };
@@ -101,7 +108,7 @@ pub(crate) fn try_out(
     let said = said?;
     match said.split_first() {
         Some((&COMPILED, report)) => {
-            let (start, unfit, code) = decode(report)
+            let (report, code) = Report::decode(report)
                 .ok_or_else(|| Failure::new("compiling it ended with half a result"))?;
             let module = match known {
                 Some(module) => module.clone(),
@@ -115,7 +122,7 @@ pub(crate) fn try_out(
             module
                 .initialize_copy_on_write_image()
                 .map_err(|error| Failure::new(format!("cannot map its memory image: {error:#}")))?;
-            Ok(Tried { module, start, unfit })
+            Ok((module, report))
         }
         Some((&REFUSED, text)) => {
             let text = String::from_utf8_lossy(text);
@@ -160,8 +167,8 @@ fn child(
     i32::from(said.is_err())
 }
 
-/// Compiles, checks, links and starts; how instances start and the compiled module, as [`decode`]
-/// reads it.
+/// Compiles, checks, links and starts; how instances start and the compiled module, as
+/// [`Report::decode`] reads it.
 fn attempt(
     engine: &Engine,
     source: Source<'_>,
@@ -169,68 +176,111 @@ fn attempt(
     log: Log,
 ) -> Result<Vec<u8>, Failure> {
     let host = || Exchange::without_request(settings.name.as_str().into(), log);
-    let (bytes, snapshot) = match source {
+    let (bytes, snapshot, cache) = match source {
         Source::Module(module) => {
             let guest = Guest::new(engine, module, settings.clone())?;
             drop(block_on(guest.start(host()))?);
-            return Ok(encode(Start::Run, "", &[]));
+            let report = Report { start: Start::Run, unfit: None, compiled_ms: None };
+            return Ok(report.encode(&[]));
         }
-        Source::Bytes(bytes, snapshot) => (bytes, snapshot),
+        Source::Bytes(bytes, snapshot, cache) => (bytes, snapshot, cache),
     };
     let engine = engine.to_compile()?;
-    let prepare = |snapshot| block_on(snapshot::prepare(&engine, bytes, settings, snapshot, &host));
+    let cache = cache.and_then(|dir| Cache::open(&dir, log));
+    let spent = Cell::new(None);
+    let compile = |engine: &Engine, bytes: &[u8]| compile(engine, bytes, cache.as_ref(), &spent);
+    let prepare =
+        |snapshot| block_on(snapshot::prepare(&engine, bytes, settings, snapshot, compile, &host));
     let (prepared, unfit) = match catch_unwind(AssertUnwindSafe(|| prepare(snapshot))) {
         Ok(prepared) => {
             let prepared = prepared?;
             let unfit = prepared.unfit.as_ref().map(Unfit::to_string);
-            (prepared, unfit.unwrap_or_default())
+            (prepared, unfit)
         }
         // The guest may work all the same without.
-        Err(_) => (prepare(Snapshot::Never)?, "taking the snapshot panicked".to_owned()),
+        Err(_) => (prepare(Snapshot::Never)?, Some("taking the snapshot panicked".to_owned())),
     };
     let code = prepared.module.serialize();
     let code = code
         .map_err(|error| Failure::new(format!("cannot serialize the compiled code: {error:#}")))?;
-    Ok(encode(prepared.start, &unfit, &code))
+    let compiled_ms = spent.get().map(|time| u32::try_from(time.as_millis()).unwrap_or(u32::MAX));
+    Ok(Report { start: prepared.start, unfit, compiled_ms }.encode(&code))
+}
+
+/// Compiles, unless that was done before; adds the time it took to `spent`.
+fn compile(
+    engine: &Engine,
+    bytes: &[u8],
+    cache: Option<&Cache>,
+    spent: &Cell<Option<Duration>>,
+) -> Result<Module, LoadError> {
+    if is_precompiled(bytes) {
+        let decoded = precompiled::decode(engine, bytes)?;
+        // SAFETY: the file is one that only root and this user can write to (`cache::operators`),
+        // and complete and for this engine (`decode`).
+        return unsafe { cache::deserialize(engine, decoded.code) };
+    }
+    let source = precompiled::digest(bytes);
+    if let Some(module) = cache.and_then(|cache| cache.load(engine, &source)) {
+        return Ok(module);
+    }
+    let begin = Instant::now();
+    let module = guest::compile(engine, bytes)?;
+    spent.set(Some(spent.get().unwrap_or_default() + begin.elapsed()));
+    if let Some(cache) = cache {
+        cache.store(engine, bytes, &source, &module);
+    }
+    Ok(module)
 }
 
 /// What a child found out about a guest.
-pub(crate) struct Tried {
-    pub(crate) module: Module,
+pub(crate) struct Report {
     pub(crate) start: Start,
     /// Why there is no snapshot although one was asked for.
     pub(crate) unfit: Option<String>,
+    /// How long the compiler took, if it had to.
+    pub(crate) compiled_ms: Option<u32>,
 }
 
-/// Bytes of a report before its text: whether there is a snapshot, features, length of the text.
-const REPORT_HEAD: usize = 9;
+/// Bytes of a report before its text: whether there is a snapshot, features, time spent compiling,
+/// length of the text.
+const REPORT_HEAD: usize = 13;
 
-fn encode(start: Start, unfit: &str, code: &[u8]) -> Vec<u8> {
-    let (done, features) = match start {
-        Start::Run => (0, 0),
-        Start::Done(features) => (1, features.bits()),
-    };
-    let mut report = Vec::with_capacity(REPORT_HEAD + unfit.len() + code.len());
-    report.push(done);
-    report.extend(features.to_le_bytes());
-    report.extend((unfit.len() as u32).to_le_bytes());
-    report.extend(unfit.as_bytes());
-    report.extend(code);
-    report
-}
+/// Stands for "not compiled".
+const NOTHING_SPENT: u32 = u32::MAX;
 
-/// How instances start, why there is no snapshot, and the serialized module.
-fn decode(report: &[u8]) -> Option<(Start, Option<String>, &[u8])> {
-    let (head, rest) = report.split_first_chunk::<REPORT_HEAD>()?;
-    let features = u32::from_le_bytes(head[1..5].try_into().ok()?);
-    let len = u32::from_le_bytes(head[5..9].try_into().ok()?);
-    let (unfit, code) = rest.split_at_checked(len as usize)?;
-    let start = match head[0] {
-        0 => Start::Run,
-        _ => Start::Done(Features::from_bits(features)),
-    };
-    let unfit = String::from_utf8_lossy(unfit).into_owned();
-    Some((start, (!unfit.is_empty()).then_some(unfit), code))
+impl Report {
+    /// The report and the serialized module.
+    fn encode(&self, code: &[u8]) -> Vec<u8> {
+        let (done, features) = match self.start {
+            Start::Run => (0, 0),
+            Start::Done(features) => (1, features.bits()),
+        };
+        let unfit = self.unfit.as_deref().unwrap_or_default();
+        let mut bytes = Vec::with_capacity(REPORT_HEAD + unfit.len() + code.len());
+        bytes.push(done);
+        bytes.extend(features.to_le_bytes());
+        bytes.extend(self.compiled_ms.unwrap_or(NOTHING_SPENT).to_le_bytes());
+        bytes.extend((unfit.len() as u32).to_le_bytes());
+        bytes.extend(unfit.as_bytes());
+        bytes.extend(code);
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Option<(Self, &[u8])> {
+        let (head, rest) = bytes.split_first_chunk::<REPORT_HEAD>()?;
+        let number = |at| Some(u32::from_le_bytes(head.get(at..at + 4)?.try_into().ok()?));
+        let (features, spent, len) = (number(1)?, number(5)?, number(9)?);
+        let (unfit, code) = rest.split_at_checked(len as usize)?;
+        let start = match head[0] {
+            0 => Start::Run,
+            _ => Start::Done(Features::from_bits(features)),
+        };
+        let unfit = String::from_utf8_lossy(unfit).into_owned();
+        let unfit = (!unfit.is_empty()).then_some(unfit);
+        let compiled_ms = (spent != NOTHING_SPENT).then_some(spent);
+        Some((Report { start, unfit, compiled_ms }, code))
+    }
 }
 
 /// Polls until it is ready. Without a request every wait blocks (see `Exchange::sleep`), so a
@@ -256,20 +306,30 @@ fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 /// Reads everything the child says, for as long as it may take.
-fn listen(mut pipe: File, limit: Duration) -> Result<Vec<u8>, Failure> {
+fn listen(mut pipe: File, limit: Duration, progress: impl FnOnce()) -> Result<Vec<u8>, Failure> {
     let late = || {
         Failure::new(format!("compiling and starting it took longer than {} s", limit.as_secs()))
     };
-    let end = Instant::now() + limit;
+    let begin = Instant::now();
+    let end = begin + limit;
+    let mut progress = Some(progress);
     let mut said = Vec::new();
     let mut buffer = vec![0; 1 << 16];
     loop {
         let left = end.checked_duration_since(Instant::now()).ok_or_else(late)?;
         let mut poll = libc::pollfd { fd: pipe.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let left = match progress {
+            Some(_) => left.min(PROGRESS.saturating_sub(begin.elapsed())),
+            None => left,
+        };
         let ms = i32::try_from(left.as_millis()).unwrap_or(i32::MAX);
         // SAFETY: one pollfd, which lives through the call.
         match unsafe { libc::poll(&raw mut poll, 1, ms) } {
-            0 => return Err(late()),
+            0 => {
+                let progress = progress.take().ok_or_else(late)?;
+                progress();
+                continue;
+            }
             -1 if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => continue,
             _ => {}
         }
@@ -281,6 +341,16 @@ fn listen(mut pipe: File, limit: Duration) -> Result<Vec<u8>, Failure> {
                 return Err(Failure::new(format!("reading from its process failed: {error}")));
             }
         }
+    }
+}
+
+/// One line for a guest that takes its time, in the log and, while nginx has one, at the terminal.
+fn progress(settings: &Settings, log: Log) {
+    let name = &settings.name;
+    log.write(NOTICE, format_args!("http_wasm guest \"{name}\": compiling and starting"));
+    // SAFETY: a plain integer; set until the master has opened its logs.
+    if unsafe { nginx_sys::ngx_use_stderr } != 0 {
+        eprintln!("nginx: http_wasm guest \"{name}\": compiling and starting");
     }
 }
 

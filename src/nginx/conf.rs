@@ -2,31 +2,26 @@
 //! and how levels inherit. A guest is compiled and started while the configuration is read, so that
 //! a bad one is a configuration error with file and line.
 
-use std::collections::HashMap;
-use std::ffi::{c_char, c_void};
-use std::fmt;
+use std::ffi::{OsStr, c_char, c_void};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
-use nginx_sys::{ngx_conf_t, ngx_pool_cleanup_add};
+use nginx_sys::{NGX_HTTP_CLIENT_TEMP_PATH, ngx_conf_t, ngx_pool_cleanup_add};
 
-use super::cf::{Cf, EMERG};
-use super::child::{self, Source, Tried};
-use super::directives::{Line, read};
-use super::exchange::Exchange;
+use super::cache::CacheDir;
+use super::cf::Cf;
+use super::directives::Line;
 use super::ffi::guard;
-use super::log::{Escaped, NOTICE, WARN};
+use super::load::{CachePath, Key, Loader};
 use super::plugin::{OnError, Plugin, PoolSettings};
 use super::request::Request;
-use super::slots::Slots;
 use super::spool::Room;
-use super::worker;
-use crate::error::LoadError;
-use crate::runtime::guest::{Dir, Guest, Settings};
-use crate::runtime::snapshot::{Snapshot, Start};
-use crate::runtime::{Compile, Engine, Layout, Limits, Module, breaker};
+use crate::runtime::guest::{Dir, Settings};
+use crate::runtime::snapshot::Snapshot;
+use crate::runtime::{Limits, breaker};
 
 /// `NGX_CONF_ERROR`: the reason is in the log.
 pub(crate) const CONF_ERROR: *mut c_char = std::ptr::without_provenance_mut(usize::MAX);
@@ -41,25 +36,9 @@ pub(crate) struct MainConf {
     pub(crate) instances: Option<u32>,
     /// `http_wasm_stack_limit`.
     pub(crate) stack_bytes: Option<usize>,
-    engine: Option<(Engine, Rc<Slots>)>,
-    /// Without a snapshot, which belongs to one configuration of a guest only.
-    modules: HashMap<Vec<u8>, Module>,
-    plugins: HashMap<Key, Rc<Plugin>>,
-}
-
-/// What makes two `http_wasm` lines mean the same guest, with the same instances.
-#[derive(PartialEq, Eq, Hash)]
-struct Key {
-    path: Vec<u8>,
-    name: String,
-    config: Bytes,
-    limits: Limits,
-    pool: PoolSettings,
-    on_error: OnError,
-    breaker: Option<breaker::Settings>,
-    env: Env,
-    dirs: Dirs,
-    snapshot: Snapshot,
+    /// `http_wasm_cache_path`.
+    pub(crate) cache: Option<CachePath>,
+    loader: Loader,
 }
 
 /// Environment variables of a guest, by name.
@@ -74,18 +53,29 @@ impl MainConf {
 
     fn new() -> Self {
         LIVE.fetch_add(1, Ordering::Relaxed);
-        MainConf {
-            instances: None,
-            stack_bytes: None,
-            engine: None,
-            modules: HashMap::new(),
-            plugins: HashMap::new(),
-        }
+        MainConf { instances: None, stack_bytes: None, cache: None, loader: Loader::default() }
     }
 
     /// Whether any location may have a guest.
     pub(crate) fn has_guests(&self) -> bool {
-        !self.plugins.is_empty()
+        self.loader.has_guests()
+    }
+
+    /// Where compiled guests are kept, and whether an operator said so: beside nginx's temporary
+    /// files if nobody did.
+    pub(crate) fn cache_dir(&self, cf: &Cf) -> Option<CacheDir> {
+        match &self.cache {
+            Some(CachePath::Off) => None,
+            Some(CachePath::Dir(path)) => Some(CacheDir { path: path.clone(), configured: true }),
+            None => {
+                let bodies = Path::new(OsStr::from_bytes(NGX_HTTP_CLIENT_TEMP_PATH.to_bytes()));
+                let path = bodies.parent()?.join("http_wasm");
+                // A path that nginx was built with.
+                let path = cf.full_name(path.as_os_str().as_bytes()).ok()?;
+                let path = PathBuf::from(OsStr::from_bytes(&path));
+                Some(CacheDir { path, configured: false })
+            }
+        }
     }
 }
 
@@ -283,17 +273,22 @@ impl LocConf {
         for line in lines {
             let key = Key {
                 path: line.path.clone(),
-                name: line.name.clone(),
-                config: line.config.clone(),
-                limits: self.limits(),
+                settings: Settings {
+                    name: line.name.clone(),
+                    config: line.config.clone(),
+                    limits: self.limits(),
+                    env: self.env.as_deref().cloned().unwrap_or_default(),
+                    dirs: self.dirs.as_deref().cloned().unwrap_or_default(),
+                },
                 pool: self.pool(),
                 on_error: self.on_error.unwrap_or_default(),
                 breaker: self.breaker.unwrap_or(Some(breaker::Settings::default())),
-                env: self.env.clone().unwrap_or_default(),
-                dirs: self.dirs.clone().unwrap_or_default(),
                 snapshot: self.snapshot(),
             };
-            self.guests.push(main.plugin(cf, line, key)?);
+            let mut loader = std::mem::take(&mut main.loader);
+            let plugin = loader.plugin(cf, main, line, key);
+            main.loader = loader;
+            self.guests.push(plugin?);
         }
         Ok(())
     }
@@ -312,107 +307,6 @@ pub(crate) unsafe fn main_conf<'a>(cf: *mut ngx_conf_t) -> &'a mut MainConf {
     }
 }
 
-impl MainConf {
-    /// The guest a line asks for: one that is loaded already, or a new one, compiled and started
-    /// once in a process of its own.
-    fn plugin(&mut self, cf: &Cf, line: &Line, key: Key) -> Result<Rc<Plugin>, Reported> {
-        if let Some(plugin) = self.plugins.get(&key) {
-            return Ok(Rc::clone(plugin));
-        }
-        let Key { limits, pool, on_error, breaker, .. } = key;
-        let settings = Settings {
-            name: key.name.clone(),
-            config: key.config.clone(),
-            limits,
-            env: key.env.to_vec(),
-            dirs: key.dirs.to_vec(),
-        };
-        match self.load(cf, line, settings, key.snapshot) {
-            Ok(guest) => {
-                worker::note_slice(limits.slice);
-                let (engine, slots) = self.engine.clone().ok_or(Reported)?;
-                let plugin = Plugin::new(guest, engine, &slots, pool, on_error, breaker);
-                self.plugins.insert(key, Rc::clone(&plugin));
-                Ok(plugin)
-            }
-            Err(reason) => {
-                line.place.report(cf, EMERG, &line.path, format_args!("{reason}"));
-                Err(Reported)
-            }
-        }
-    }
-
-    fn load(
-        &mut self,
-        cf: &Cf,
-        line: &Line,
-        settings: Settings,
-        snapshot: Snapshot,
-    ) -> Result<Guest<Exchange>, String> {
-        let failed = |error: LoadError| {
-            cf.report_frames(error.backtrace().as_deref());
-            one_line(&error)
-        };
-        let engine = self.engine(cf).map_err(failed)?;
-        let path = line.path.as_slice();
-        let tried = match self.modules.get(path) {
-            Some(module) if snapshot == Snapshot::Never => {
-                child::try_out(&engine, Source::Module(module), &settings, cf.log())
-            }
-            _ => {
-                let bytes = read(path, "the file").map_err(|error| error.reason)?;
-                child::try_out(&engine, Source::Bytes(&bytes, snapshot), &settings, cf.log())
-            }
-        };
-        let Tried { module, start, unfit } = tried.map_err(|failure| {
-            cf.report_frames(failure.backtrace.as_deref());
-            failure.reason
-        })?;
-        if let Some(reason) = unfit {
-            let level = if snapshot == Snapshot::Seeded { WARN } else { NOTICE };
-            let reason = Escaped(reason.as_bytes());
-            let text = format_args!("has no snapshot, every instance is started: {reason}");
-            line.place.report(cf, level, path, text);
-        }
-        if start == Start::Run {
-            self.modules.insert(path.to_vec(), module.clone());
-        }
-        Ok(Guest::new(&engine, &module, settings).map_err(failed)?.with(start))
-    }
-
-    /// The engine of all guests.
-    fn engine(&mut self, cf: &Cf) -> Result<Engine, LoadError> {
-        if let Some((engine, _)) = &self.engine {
-            return Ok(engine.clone());
-        }
-        let instances = self.instances.unwrap_or_else(|| default_instances(cf));
-        let stack = self.stack_bytes.unwrap_or(Engine::STACK_BYTES);
-        // Serial: no thread may ever start in the process that forks the workers.
-        let engine = match Engine::with(Compile::Serial, Layout::Pooled { instances }, stack) {
-            Ok(engine) => engine,
-            Err(error) => {
-                cf.log().write(
-                    WARN,
-                    format_args!(
-                        "http_wasm: no addresses for {instances} instances of 4 GiB each ({error}): \
-                         laying them out compactly, guests that compute take up to half as long \
-                         again; raise \"ulimit -v\" or lower \"http_wasm_instances\""
-                    ),
-                );
-                Engine::with(Compile::Serial, Layout::Compact, stack)?
-            }
-        };
-        self.engine = Some((engine.clone(), Slots::new(instances as usize)));
-        Ok(engine)
-    }
-}
-
-/// Two instances for every connection of a worker, as chains of guests and streams of HTTP/2 need.
-fn default_instances(cf: &Cf) -> u32 {
-    let connections = u32::try_from(cf.connections()).unwrap_or(u32::MAX);
-    connections.saturating_mul(2).clamp(256, MainConf::INSTANCES_MAX)
-}
-
 /// Loads the guests of the `http` level that no server or location has loaded: a bad one is an error
 /// even where nobody uses it yet.
 pub(crate) fn load_unused(cf: *mut ngx_conf_t) -> Result<(), Reported> {
@@ -426,20 +320,11 @@ pub(crate) fn load_unused(cf: *mut ngx_conf_t) -> Result<(), Reported> {
     let Lines::List(lines) = &http.lines else {
         return Ok(());
     };
-    let unused = |line: &&Rc<Line>| {
-        !main
-            .plugins
-            .keys()
-            .any(|key| key.path == line.path && key.name == line.name && key.config == line.config)
-    };
-    let lines: Vec<_> = lines.iter().filter(unused).cloned().collect();
+    let unused = lines.iter().filter(|line| !main.loader.has(line));
+    let lines: Vec<_> = unused.cloned().collect();
     http.lines = Lines::List(lines);
     http.load(&cf, main)
 }
 
 /// A configuration error that has been logged.
 pub(crate) struct Reported;
-
-fn one_line(error: &impl fmt::Display) -> String {
-    Escaped(error.to_string().as_bytes()).to_string()
-}

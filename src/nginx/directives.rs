@@ -19,10 +19,12 @@ use super::cf::{Cf, ConfError, EMERG, Place};
 use super::conf::{CONF_ERROR, Isolation, Lines, LocConf, MainConf, SnapshotWish};
 use super::ffi::guard;
 use super::headers_in::constant;
+use super::load::CachePath;
 use super::log::Escaped;
 use super::plugin::OnError;
 use super::spool::Room;
 use crate::runtime::guest::Dir;
+use crate::runtime::precompiled::{self, Sha256Digest};
 use pool::{breaker, number, pool};
 
 /// The C entry of a setter.
@@ -54,9 +56,10 @@ macro_rules! entry {
 }
 
 /// The module's directives.
-pub(crate) static mut COMMANDS: [ngx_command_t; 15] = [
+pub(crate) static mut COMMANDS: [ngx_command_t; 16] = [
     command(c"http_wasm", NGX_CONF_1MORE, directive!(http_wasm)),
     command(c"http_wasm_breaker", NGX_CONF_1MORE, directive!(breaker)),
+    main_command(c"http_wasm_cache_path", NGX_CONF_TAKE1, main_directive!(cache_path)),
     command(c"http_wasm_dir", NGX_CONF_TAKE23, directive!(dir)),
     command(c"http_wasm_env", NGX_CONF_TAKE1, directive!(env)),
     main_command(c"http_wasm_instances", NGX_CONF_TAKE1, main_directive!(instances)),
@@ -273,6 +276,18 @@ fn isolation(cf: &Cf, loc: &mut LocConf) -> Result<(), ConfError> {
     once(cf, &mut loc.isolation, value)
 }
 
+/// `http_wasm_cache_path DIR | off;`
+fn cache_path(cf: &Cf, main: &mut MainConf) -> Result<(), ConfError> {
+    let value = match cf.argument()? {
+        b"off" => CachePath::Off,
+        dir => {
+            let dir = cf.full_name(dir)?;
+            CachePath::Dir(Path::new(std::ffi::OsStr::from_bytes(&dir)).to_path_buf())
+        }
+    };
+    once(cf, &mut main.cache, value)
+}
+
 /// `http_wasm_instances N;`
 fn instances(cf: &Cf, main: &mut MainConf) -> Result<(), ConfError> {
     let arg = cf.argument()?;
@@ -384,6 +399,8 @@ pub(crate) struct Line {
     pub(crate) path: Vec<u8>,
     pub(crate) name: String,
     pub(crate) config: Bytes,
+    /// What the file must be.
+    pub(crate) sha256: Option<Sha256Digest>,
     /// Where it stands.
     pub(crate) place: Place,
 }
@@ -393,6 +410,7 @@ impl Line {
         let path = cf.full_name(path)?;
         let mut name = None;
         let mut config = None;
+        let mut sha256 = None;
         for &parameter in parameters {
             let duplicate =
                 || ConfError::new(format!("duplicate parameter \"{}\"", Escaped(parameter)));
@@ -411,16 +429,31 @@ impl Line {
                 if config.replace(value.into()).is_some() {
                     return Err(duplicate());
                 }
+            } else if let Some(value) = parameter.strip_prefix(b"sha256=") {
+                if sha256.replace(parse_digest(value)?).is_some() {
+                    return Err(duplicate());
+                }
             } else {
                 return Err(ConfError::new(format!(
-                    "invalid parameter \"{}\": \"http_wasm\" takes name=, config= and config_file=",
+                    "invalid parameter \"{}\": \"http_wasm\" takes name=, config=, config_file= and \
+                     sha256=",
                     Escaped(parameter)
                 )));
             }
         }
         let name = name.unwrap_or_else(|| default_name(&path));
-        Ok(Line { path, name, config: config.unwrap_or_default(), place: cf.place() })
+        let config = config.unwrap_or_default();
+        Ok(Line { path, name, config, sha256, place: cf.place() })
     }
+}
+
+fn parse_digest(value: &[u8]) -> Result<Sha256Digest, ConfError> {
+    precompiled::parse_hex(value).ok_or_else(|| {
+        ConfError::new(format!(
+            "invalid \"sha256={}\": expected 64 hexadecimal digits",
+            Escaped(value)
+        ))
+    })
 }
 
 /// A name stands in log lines and labels.

@@ -28,7 +28,10 @@ impl Slots {
 
     /// A guest whose idle instances may have to make room.
     pub(crate) fn register(&self, plugin: &Rc<Plugin>) {
-        self.plugins.borrow_mut().push(Rc::downgrade(plugin));
+        let mut plugins = self.plugins.borrow_mut();
+        // Those of earlier configurations.
+        plugins.retain(|plugin| plugin.strong_count() > 0);
+        plugins.push(Rc::downgrade(plugin));
     }
 
     /// Room for one more instance of `plugin`, to be given back with [`Slots::release`]. Without,

@@ -12,7 +12,8 @@ use crate::runtime::Engine;
 use crate::runtime::ticker::{Pace, Ticker};
 
 thread_local! {
-    static TICKER: RefCell<Option<(Arc<Pace>, Ticker)>> = const { RefCell::new(None) };
+    /// With what it measures, and how finely.
+    static TICKER: RefCell<Option<(Arc<Pace>, Duration, Ticker)>> = const { RefCell::new(None) };
     /// The shortest slice that the configuration has.
     static PERIOD: Cell<Duration> = const { Cell::new(Duration::MAX) };
 }
@@ -33,12 +34,13 @@ pub(crate) fn now() -> Duration {
 pub(crate) fn keep_time(engine: &Engine) -> io::Result<()> {
     TICKER.with_borrow_mut(|ticker| {
         match ticker {
-            // Without worker processes a reload changes the engine under the same process.
-            Some((pace, _)) if Arc::ptr_eq(pace, engine.pace()) => {}
+            // Without worker processes a reload changes engine and slices under the same process.
+            Some((pace, period, _))
+                if Arc::ptr_eq(pace, engine.pace()) && *period == PERIOD.get() => {}
             _ => {
                 *ticker = None;
                 let started = without_signals(|| Ticker::start(engine, PERIOD.get()))?;
-                *ticker = Some((Arc::clone(engine.pace()), started));
+                *ticker = Some((Arc::clone(engine.pace()), PERIOD.get(), started));
             }
         }
         Ok(())

@@ -23,7 +23,7 @@ use crate::error::{Denial, Exit, LoadError, Quoted, Timeout};
 use crate::host::{Host, Phase, linker};
 
 /// What an operator decides about one guest.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Settings {
     /// How logs call it.
     pub name: String,

@@ -100,12 +100,14 @@ pub fn digest(bytes: &[u8]) -> Sha256Digest {
 
 /// A digest as people write it.
 pub fn hex(digest: &Sha256Digest) -> String {
-    use std::fmt::Write as _;
-    digest.iter().fold(String::with_capacity(64), |mut text, byte| {
-        // Writing to a string does not fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    hex::encode(digest)
+}
+
+/// A digest that a person wrote: 64 hexadecimal digits of any case.
+pub fn parse_hex(text: &[u8]) -> Option<Sha256Digest> {
+    let mut digest = [0; 32];
+    hex::decode_to_slice(text, &mut digest).ok()?;
+    Some(digest)
 }
 
 fn pack(engine: &Sha256Digest, source: &Sha256Digest, code: &[u8]) -> Vec<u8> {
@@ -163,7 +165,7 @@ fn digest_of_both(header: &[u8], code: &[u8]) -> Sha256Digest {
 }
 
 /// What the engine says of itself, in more bits than its own hash values have.
-fn engine_digest(engine: &Engine) -> Sha256Digest {
+pub fn engine_digest(engine: &Engine) -> Sha256Digest {
     struct Sha256Hasher(Sha256);
     impl Hasher for Sha256Hasher {
         fn write(&mut self, bytes: &[u8]) {

@@ -11,7 +11,7 @@ use wasmtime::{ExternType, Module, Store, Val};
 use wasmtime_wizer::{InstanceState, SnapshotVal, ValType, Wizer};
 
 use super::Engine;
-use super::guest::{Guest, Settings, compile};
+use super::guest::{Guest, Settings};
 use super::instance::Data;
 use crate::abi::{EXPORT_MEMORY, Features};
 use crate::error::LoadError;
@@ -66,17 +66,19 @@ pub enum Unfit {
 }
 
 /// Compiles a guest in binary or text format, starts it, and takes the snapshot if there shall and
-/// can be one. `host` lends an exchange for each start.
+/// can be one. `compile` is [`super::guest::compile`], or remembers what that said; `host` lends an
+/// exchange for each start.
 pub async fn prepare<H: Host>(
     engine: &Engine,
     bytes: &[u8],
     settings: &Settings,
     snapshot: Snapshot,
+    compile: impl Fn(&Engine, &[u8]) -> Result<Module, LoadError>,
     mut host: impl FnMut() -> H,
 ) -> Result<Prepared, LoadError> {
     let (mut module, mut taken) = (None, Err(None));
     if snapshot != Snapshot::Never {
-        match Instrumented::new(engine, bytes) {
+        match Instrumented::new(engine, bytes, &compile) {
             Ok(instrumented) => {
                 taken = instrumented.run(engine, settings, snapshot, host()).await?.map_err(Some);
                 module = Some(instrumented.module);
@@ -116,17 +118,22 @@ struct Instrumented {
 
 impl Instrumented {
     /// `None` when the file does not compile as it is, which is not for a snapshot to report.
-    fn new(engine: &Engine, bytes: &[u8]) -> Result<Self, Option<Unfit>> {
+    fn new(
+        engine: &Engine,
+        bytes: &[u8],
+        compile: &impl Fn(&Engine, &[u8]) -> Result<Module, LoadError>,
+    ) -> Result<Self, Option<Unfit>> {
         let wasm = wat::parse_bytes(bytes).map_err(|_| None)?.into_owned();
         let mut wizer = Wizer::new();
         // Not to be exported any more; `_initialize` never is.
         wizer.init_func("_start");
-        let unsupported = |error: wasmtime::Error| match compile(engine, bytes) {
-            Ok(_) => Some(Unfit::Unsupported(super::describe(&error))),
+        let unsupported = |reason: String| match compile(engine, bytes) {
+            Ok(_) => Some(Unfit::Unsupported(reason)),
             Err(_) => None,
         };
-        let (_, instrumented) = wizer.instrument(&wasm).map_err(unsupported)?;
-        let module = Module::new(engine.wasm(), &instrumented).map_err(unsupported)?;
+        let instrumented = wizer.instrument(&wasm).map_err(|it| unsupported(super::describe(&it)));
+        let (_, instrumented) = instrumented?;
+        let module = compile(engine, &instrumented).map_err(|it| unsupported(it.to_string()))?;
         Ok(Instrumented { wizer, wasm, module })
     }
 

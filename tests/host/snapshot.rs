@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use ngx_http_wasm_handler_module::error::LoadError;
-use ngx_http_wasm_handler_module::runtime::guest::{Dir, Guest, Settings};
+use ngx_http_wasm_handler_module::runtime::guest::{Dir, Guest, Settings, compile};
 use ngx_http_wasm_handler_module::runtime::snapshot::{Prepared, Snapshot, Start, Unfit, prepare};
 
 use crate::fake::{Exchange, FakeExchange};
@@ -56,7 +56,7 @@ fn guest_with(export: &str, start: &str, (at, len): (u32, u32)) -> String {
 
 fn try_prepare(wat: &str, settings: &Settings, snapshot: Snapshot) -> Result<Prepared, LoadError> {
     let host = || FakeExchange::new(Exchange::default()).0;
-    block_on(prepare(&ENGINE, wat.as_bytes(), settings, snapshot, host))
+    block_on(prepare(&ENGINE, wat.as_bytes(), settings, snapshot, compile, host))
 }
 
 fn prepared(wat: &str, snapshot: Snapshot) -> Prepared {
