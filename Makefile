@@ -154,6 +154,20 @@ differential-given differential-debian differential-1.28: differential-%:
 	@$(call built,$(run_module_$*))
 	timeout -k 10 600 t/differential/run.sh $(run_nginx_$*) $(run_module_$*)
 
+##@ Package
+
+VERSION = $(shell sed -n '0,/^version = "\(.*\)"/s//\1/p' Cargo.toml)
+
+.PHONY: deb
+deb: module ## pack the release module for Debian's nginx: target/deb/libnginx-mod-http-wasm-handler_*.deb
+	@pkg/build-deb $(VERSION) $(DEBIAN_MODULE) $(CURDIR)/target/deb
+
+# Root, because it makes a root directory of its own.
+.PHONY: debtest
+debtest: deb ## install the package into a clean Debian 12, serve with it, remove it
+	@$(call install,mmdebstrap)
+	$(SUDO) timeout -k 10 600 pkg/test-deb target/deb/*.deb tests/guests/examples/auth.wat 'WWW-Authenticate: Basic realm="test"'
+
 ##@ Machine
 
 .PHONY: deps
