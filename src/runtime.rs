@@ -1,6 +1,7 @@
 //! Guests and the engine that runs them: settings, limits, and the parts that know WebAssembly but
 //! no web server.
 
+mod backtrace;
 pub mod breaker;
 mod engine;
 pub mod guest;
@@ -12,6 +13,7 @@ pub mod throttle;
 pub mod ticker;
 pub mod wasi;
 
+use std::fmt::{self, Write as _};
 use std::time::Duration;
 
 pub use engine::{Compile, Engine, Layout};
@@ -23,23 +25,42 @@ use wasmtime::ResourceLimiter;
 pub(crate) fn describe(error: &wasmtime::Error) -> String {
     let mut text = String::new();
     for cause in error.chain() {
-        let cause = cause.to_string();
-        // A backtrace is a context too, and the only way to tell is its headline; it has a place
-        // of its own.
-        if cause.starts_with("error while executing at wasm backtrace") {
+        let mut said = Said(String::new());
+        // A backtrace is a context too; it has a place of its own.
+        if write!(said, "{cause}").is_err() {
+            continue;
+        }
+        let Said(cause) = said;
+        let mut lines = cause.lines().map(str::trim);
+        let first = lines.next().unwrap_or_default();
+        // Some say what the next one says, too.
+        if text.ends_with(first) {
             continue;
         }
         if !text.is_empty() {
             text.push_str(": ");
         }
-        let mut lines = cause.lines().map(str::trim);
-        text.push_str(lines.next().unwrap_or_default());
+        text.push_str(first);
         if let Some(position) = lines.find_map(|line| line.strip_prefix("--> <anon>:")) {
             text.push_str(" at line ");
             text.push_str(position);
         }
     }
     text.replace(char::is_control, "?")
+}
+
+/// What an error says, unless it is a backtrace, which only its headline tells. Those are stopped
+/// there: names in them may stand for more text than there is memory.
+struct Said(String);
+
+impl fmt::Write for Said {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.push_str(text);
+        match self.0.starts_with("error while executing at wasm backtrace") {
+            true => Err(fmt::Error),
+            false => Ok(()),
+        }
+    }
 }
 
 /// What one instance and one call may use.

@@ -1,11 +1,11 @@
 //! One running guest: its store, the two functions of the ABI, and the rule that an exchange is
 //! lent to it for exactly one call.
 
-use wasmtime::{Memory, Store, Trap, TypedFunc, WasmBacktrace};
+use wasmtime::{Memory, Store, Trap, TypedFunc};
 
 use super::guest::Settings;
 use super::wasi::Wasi;
-use super::{Limiter, describe};
+use super::{Limiter, backtrace, describe};
 use crate::abi::{EXPORT_HANDLE_REQUEST, EXPORT_HANDLE_RESPONSE, Features, Next};
 use crate::error::{CallError, Cause, Denial, Exit, LoadError, Timeout};
 use crate::host::linker::Embed;
@@ -172,7 +172,7 @@ impl<H: Host> Drop for Loan<'_, H> {
 
 /// Sorts out why the engine gave up on a call.
 fn call_error(call: &'static str, error: wasmtime::Error, limiter: &Limiter) -> CallError {
-    let backtrace = error.downcast_ref().and_then(frames);
+    let backtrace = error.downcast_ref().and_then(backtrace::frames);
     let error = match error.downcast::<Denial>() {
         Ok(denial) => return CallError::new(call, Cause::Denied(denial), backtrace),
         Err(error) => error,
@@ -195,22 +195,4 @@ fn call_error(call: &'static str, error: wasmtime::Error, limiter: &Limiter) -> 
         None => Cause::Trap(trap),
     };
     CallError::new(call, cause, backtrace)
-}
-
-/// One line per frame. The engine prints a headline first, and positions in the source on lines of
-/// their own, which are joined to their frame here.
-fn frames(backtrace: &WasmBacktrace) -> Option<String> {
-    let printed = backtrace.to_string();
-    let mut frames = String::new();
-    for line in printed.lines().skip(1) {
-        let line = line.trim();
-        let number = line.split_once(':').map_or("", |(number, _)| number);
-        let starts_frame = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
-        if !frames.is_empty() {
-            frames.push(if starts_frame { '\n' } else { ' ' });
-        }
-        // Names come from the module.
-        frames.extend(line.chars().map(|c| if c.is_control() { '?' } else { c }));
-    }
-    (!frames.is_empty()).then_some(frames)
 }

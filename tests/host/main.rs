@@ -2,6 +2,7 @@
 //! one links the whole compiler again.
 #![expect(unreachable_pub, reason = "nothing in a test is reachable from elsewhere")]
 
+mod backtrace;
 mod examples;
 mod fake;
 mod fields;

@@ -284,3 +284,16 @@ fn a_directory_that_is_not_there_is_a_load_error() {
     let start = "cannot open directory \"/no/such/dir\" for the guest: ";
     assert!(error.starts_with(start), "{error}");
 }
+
+#[test]
+fn what_the_library_refuses_names_the_function() {
+    let cases = [
+        ("random_get", "(call $random_get (i32.const 0) (i32.const 0x7fffffff))"),
+        ("random_get", "(call $random_get (i32.const -8) (i32.const 64))"),
+        ("clock_time_get", "(call $clock_time_get (i32.const 0) (i64.const 0) (i32.const 3))"),
+    ];
+    for (function, call) in cases {
+        let error = on_request(&format!("(drop {call})")).error();
+        assert!(error.contains(function), "{call}: {error}");
+    }
+}
