@@ -57,14 +57,20 @@ for guest in bodies headers; do
     fi
 done
 
-result=$out/c-teapot.wasm
-if stale "$result" "$src/build.sh" "$src/c"; then
-    require clang 'the guest in C needs clang and lld'
-    require wasm-ld 'the guest in C needs lld'
-    clang --target=wasm32 -std=c11 -O2 -Wall -Wextra -Werror -nostdlib -Wl,--no-entry \
-        -o "$work/c-teapot.wasm" "$src/c/teapot.c"
-    place "$work/c-teapot.wasm" "$result"
-fi
+for guest in crash teapot; do
+    result=$out/c-$guest.wasm
+    if stale "$result" "$src/build.sh" "$src/c"; then
+        require clang 'the guests in C need clang and lld'
+        require wasm-ld 'the guests in C need lld'
+        # With debug information only for the one whose backtraces are looked at.
+        debug=
+        test $guest != crash || debug="-g -ffile-prefix-map=$src/c=c"
+        # shellcheck disable=SC2086 # Two options, or none.
+        clang --target=wasm32 -std=c11 -O2 -Wall -Wextra -Werror -nostdlib -Wl,--no-entry $debug \
+            -o "$work/c-$guest.wasm" "$src/c/$guest.c"
+        place "$work/c-$guest.wasm" "$result"
+    fi
+done
 
 result=$out/as-key.wasm
 if stale "$result" "$src/build.sh" "$src/assemblyscript"; then
