@@ -127,6 +127,14 @@ pub enum Refusal {
         /// The cap in bytes.
         limit: u64,
     },
+    /// The embedder has a cap on a number of things.
+    #[error("{what} would be more than {limit}")]
+    TooMany {
+        /// What is counted.
+        what: &'static str,
+        /// The cap.
+        limit: usize,
+    },
 }
 
 /// Where in the life of an exchange a guest is running.

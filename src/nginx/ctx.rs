@@ -174,6 +174,8 @@ pub(crate) struct Io {
     pub(crate) uri: Option<Vec<u8>>,
     /// Bytes that guests had copied into the request's memory by setting fields, method and target.
     pub(crate) copied: usize,
+    /// Fields that guests set or added, by kind.
+    pub(crate) fields_set: [usize; 4],
     /// Bytes that guests have written to the log on behalf of the request.
     pub(crate) logged: usize,
     /// The number of the method that the client sent, once a guest has set another.
@@ -328,6 +330,7 @@ impl Ctx {
                 outside: Outside::default(),
                 uri: None,
                 copied: 0,
+                fields_set: [0; 4],
                 logged: 0,
                 sent_method: None,
                 template: Vec::new(),

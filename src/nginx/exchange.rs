@@ -28,6 +28,9 @@ pub(crate) struct Exchange {
 /// What guests may set on one request, in bytes: thirty times what nginx accepts of a client with its
 /// default `large_client_header_buffers` (4 of 8k).
 const COPIED_MAX: usize = 1 << 20;
+/// How many fields of one kind guests may set or add on one request: as many as nginx takes from a
+/// client (`max_headers`, where it has that). Lists are searched line by line, by nginx's modules too.
+const FIELDS_MAX: usize = 1000;
 /// What a field costs beside its text, as nginx keeps it.
 const FIELD_COST: usize = 64;
 
@@ -103,6 +106,19 @@ impl Exchange {
             });
         }
         Ok(())
+    }
+
+    /// Charges a field that is set or added.
+    fn charge_field(&mut self, kind: FieldKind, name: &[u8], value: &[u8]) -> Result<(), Refusal> {
+        if let Some((_, io)) = self.open() {
+            let count = &mut io.fields_set[kind as usize];
+            *count += 1;
+            if *count > FIELDS_MAX {
+                let what = "fields of one kind that guests set on one request";
+                return Err(Refusal::TooMany { what, limit: FIELDS_MAX });
+            }
+        }
+        self.charge(2 * name.len() + value.len())
     }
 
     fn io(&self) -> Option<(Request, &Io)> {
@@ -228,7 +244,7 @@ impl Host for Exchange {
     }
 
     fn set_field(&mut self, kind: FieldKind, name: &[u8], value: &[u8]) -> Result<(), Refusal> {
-        self.charge(2 * name.len() + value.len())?;
+        self.charge_field(kind, name, value)?;
         let Some((r, io)) = self.open() else {
             return Ok(());
         };
@@ -256,7 +272,7 @@ impl Host for Exchange {
     }
 
     fn add_field(&mut self, kind: FieldKind, name: &[u8], value: &[u8]) -> Result<(), Refusal> {
-        self.charge(2 * name.len() + value.len())?;
+        self.charge_field(kind, name, value)?;
         let Some((r, io)) = self.open() else {
             return Ok(());
         };
