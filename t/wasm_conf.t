@@ -105,6 +105,8 @@ my @bad = (
 	'http_wasm_breaker off; http_wasm_breaker off;' => qr/"http_wasm_breaker" directive is duplicate/,
 	'http_wasm_slice 0;' => qr/invalid value "0": expected a time/,
 	'http_wasm_slice 5ms; http_wasm_slice 5ms;' => qr/"http_wasm_slice" directive is duplicate/,
+	'http_wasm_strict yes;' => qr/invalid value "yes": expected "on" or "off"/,
+	'http_wasm_strict on; http_wasm_strict on;' => qr/"http_wasm_strict" directive is duplicate/,
 	'http_wasm_timeout soon;' => qr/invalid value "soon": expected a time/,
 	'http_wasm_timeout 1s; http_wasm_timeout 1s;' => qr/"http_wasm_timeout" directive is duplicate/,
 	'http_wasm_response_buffer 64k max=1k;' => qr/max=.*expected at least/,
@@ -124,6 +126,7 @@ my @good = (
 	'http_wasm_breaker off; http_wasm good.wat;',
 	'http_wasm_breaker max_fails=1 backoff=1ms max_backoff=1h; http_wasm good.wat;',
 	'http_wasm_breaker backoff=1m;',
+	'http_wasm_strict on; http_wasm good.wat;',
 	'http_wasm_pool max=1 idle=0 queue=0 wait=1s requests=1; http_wasm_isolation request; http_wasm good.wat;',
 );
 

@@ -108,6 +108,8 @@ pub(crate) struct LocConf {
     pub(crate) env: Option<Env>,
     /// `http_wasm_dir`.
     pub(crate) dirs: Option<Dirs>,
+    /// `http_wasm_strict`.
+    pub(crate) strict: Option<bool>,
     /// `http_wasm_pool`.
     pub(crate) pool: Option<PoolSettings>,
     /// `http_wasm_on_error`.
@@ -228,6 +230,7 @@ impl LocConf {
         self.snapshot = self.snapshot.or(parent.snapshot);
         self.on_error = self.on_error.or(parent.on_error);
         self.breaker = self.breaker.or(parent.breaker);
+        self.strict = self.strict.or(parent.strict);
         self.env = self.env.take().or_else(|| parent.env.clone());
         self.dirs = self.dirs.take().or_else(|| parent.dirs.clone());
     }
@@ -279,6 +282,7 @@ impl LocConf {
                     limits: self.limits(),
                     env: self.env.as_deref().cloned().unwrap_or_default(),
                     dirs: self.dirs.as_deref().cloned().unwrap_or_default(),
+                    strict: self.strict.unwrap_or(false),
                 },
                 pool: self.pool(),
                 on_error: self.on_error.unwrap_or_default(),

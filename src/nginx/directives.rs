@@ -56,7 +56,7 @@ macro_rules! entry {
 }
 
 /// The module's directives.
-pub(crate) static mut COMMANDS: [ngx_command_t; 16] = [
+pub(crate) static mut COMMANDS: [ngx_command_t; 17] = [
     command(c"http_wasm", NGX_CONF_1MORE, directive!(http_wasm)),
     command(c"http_wasm_breaker", NGX_CONF_1MORE, directive!(breaker)),
     main_command(c"http_wasm_cache_path", NGX_CONF_TAKE1, main_directive!(cache_path)),
@@ -71,6 +71,7 @@ pub(crate) static mut COMMANDS: [ngx_command_t; 16] = [
     command(c"http_wasm_slice", NGX_CONF_TAKE1, directive!(slice)),
     command(c"http_wasm_snapshot", NGX_CONF_TAKE1, directive!(snapshot)),
     main_command(c"http_wasm_stack_limit", NGX_CONF_TAKE1, main_directive!(stack_limit)),
+    command(c"http_wasm_strict", NGX_CONF_TAKE1, directive!(strict)),
     command(c"http_wasm_timeout", NGX_CONF_TAKE1, directive!(timeout)),
     ngx_command_t::empty(),
 ];
@@ -348,6 +349,21 @@ fn on_error(cf: &Cf, loc: &mut LocConf) -> Result<(), ConfError> {
 fn slice(cf: &Cf, loc: &mut LocConf) -> Result<(), ConfError> {
     let value = time(cf.argument()?)?;
     once(cf, &mut loc.slice, value)
+}
+
+/// `http_wasm_strict on | off;`
+fn strict(cf: &Cf, loc: &mut LocConf) -> Result<(), ConfError> {
+    let value = match cf.argument()? {
+        b"on" => true,
+        b"off" => false,
+        other => {
+            return Err(ConfError::new(format!(
+                "invalid value \"{}\": expected \"on\" or \"off\"",
+                Escaped(other)
+            )));
+        }
+    };
+    once(cf, &mut loc.strict, value)
 }
 
 /// `http_wasm_timeout TIME;`

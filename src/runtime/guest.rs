@@ -35,6 +35,9 @@ pub struct Settings {
     pub env: Vec<(String, String)>,
     /// Directories, for guests that import WASI.
     pub dirs: Vec<Dir>,
+    /// Whether clocks and random numbers are the same in every instance, for guests that import
+    /// WASI.
+    pub strict: bool,
 }
 
 /// A directory lent to a guest.
@@ -117,6 +120,11 @@ impl<H: Host> Guest<H> {
     /// How logs call it.
     pub fn name(&self) -> &str {
         &self.settings.name
+    }
+
+    /// Whether it has a clock, random numbers and descriptors.
+    pub(crate) fn imports_wasi(&self) -> bool {
+        self.imports_wasi
     }
 
     /// What the operator decided.

@@ -60,6 +60,9 @@ pub enum Unfit {
     /// The next instance would have the number of a descriptor and no file behind it.
     #[error("its start functions leave files open")]
     OpenFiles,
+    /// What it remembers of its clocks would be later than what they say.
+    #[error("its clocks and random numbers begin anew with each instance")]
+    Strict,
     /// Numbers of descriptors would mean something else in the next instance.
     #[error("its start functions close or renumber descriptors")]
     Descriptors,
@@ -146,6 +149,10 @@ impl Instrumented {
         host: H,
     ) -> Result<Result<(Vec<u8>, Features), Unfit>, LoadError> {
         let guest = Guest::new(engine, &self.module, settings.clone())?;
+        if settings.strict && guest.imports_wasi() {
+            drop(guest.start(host).await?);
+            return Ok(Err(Unfit::Strict));
+        }
         let (mut store, instance) = guest.run_start(host).await?;
         if let Some(wasi) = &store.data().wasi
             && let Err(unfit) = wasi.traces().check(snapshot)

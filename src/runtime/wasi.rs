@@ -9,6 +9,7 @@
 mod clock;
 mod lines;
 mod poll;
+mod strict;
 
 use std::time::Duration;
 
@@ -63,6 +64,8 @@ mod errno {
 /// The library's context and the lines that are not complete yet.
 pub(crate) struct Wasi {
     context: WasiP1Ctx,
+    /// What takes the place of the machine's clocks.
+    strict: Option<strict::Clock>,
     stdout: Lines,
     stderr: Lines,
     /// How many directories it was lent.
@@ -89,13 +92,17 @@ impl Wasi {
                 reason: describe(&error),
             })?;
         }
+        let strict = settings.strict.then(strict::Clock::default);
+        if let Some(clock) = &strict {
+            clock.set_up(&mut builder);
+        }
         let dirs = i32::try_from(settings.dirs.len()).unwrap_or(i32::MAX);
-        Ok(Wasi::with_context(builder.build_p1(), dirs))
+        Ok(Wasi { strict, ..Wasi::with_context(builder.build_p1(), dirs) })
     }
 
     fn with_context(context: WasiP1Ctx, dirs: i32) -> Self {
         let (stdout, stderr) = (Lines::default(), Lines::default());
-        Wasi { context, stdout, stderr, dirs, traces: Traces::default() }
+        Wasi { context, strict: None, stdout, stderr, dirs, traces: Traces::default() }
     }
 
     /// What a store without a context would get. Stores of guests that import WASI have one; this

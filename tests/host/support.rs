@@ -90,6 +90,11 @@ impl Test {
         self
     }
 
+    pub fn strict(mut self) -> Self {
+        self.settings.strict = true;
+        self
+    }
+
     pub fn memory_limit(mut self, memory_bytes: usize) -> Self {
         self.settings.limits = Limits { memory_bytes, ..Limits::default() };
         self
@@ -202,6 +207,7 @@ pub fn settings() -> Settings {
         limits: Limits::default(),
         env: Vec::new(),
         dirs: Vec::new(),
+        strict: false,
     }
 }
 

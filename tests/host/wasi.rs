@@ -297,3 +297,47 @@ fn what_the_library_refuses_names_the_function() {
         assert!(error.contains(function), "{call}: {error}");
     }
 }
+
+/// Both clocks, sixteen random bytes, an hour's sleep, and the clocks again.
+fn look_around() -> Test {
+    let clock = |id: u32, at: u32| {
+        format!("(call $ok (call $clock_time_get (i32.const {id}) (i64.const 0) (i32.const {at})))")
+    };
+    let body = clock(0, 200)
+        + &clock(1, 208)
+        + &clock(1, 216)
+        + "(call $ok (call $random_get (i32.const 224) (i32.const 16)))"
+        + &subscribe(1, 3_600_000_000_000, 0)
+        + "(call $ok (call $poll_oneoff (i32.const 1000) (i32.const 2000) (i32.const 1) (i32.const 3000)))"
+        + &clock(0, 240)
+        + "(call $write_body (i32.const 1) (i32.const 200) (i32.const 48))";
+    on_request(&body).parks(1)
+}
+
+#[test]
+fn strict_guests_all_see_the_same() {
+    let seen = || {
+        let exchange = look_around().strict().run().exchange;
+        assert_eq!(exchange.sleeps, [Duration::ZERO], "one turn for the others");
+        exchange.new_response_body.expect("a body")
+    };
+    let first = seen();
+    assert_eq!(first, seen());
+    let ms = |at: usize| {
+        let bytes = first[at..at + 8].try_into().expect("eight bytes");
+        u64::from_le_bytes(bytes) / 1_000_000
+    };
+    let begin = 1_640_995_200_000;
+    assert_eq!([ms(0), ms(8), ms(16)], [begin, 1, 2], "a millisecond with every look");
+    // Waiting looks at both clocks.
+    assert_eq!(ms(40), begin + 5 + 3_600_000, "as if it had slept");
+    assert_ne!(first[24..32], first[32..40], "random all the same");
+}
+
+#[test]
+fn others_see_time_and_chance() {
+    let seen = || look_around().run().exchange.new_response_body.expect("a body");
+    let (first, second) = (seen(), seen());
+    assert_ne!(first[..8], second[..8]);
+    assert_ne!(first[24..40], second[24..40]);
+}

@@ -62,7 +62,7 @@ pub(super) async fn poll_oneoff<H: Host>(
     if count == 0 || count > LIST_ITEMS {
         return Ok(errno::INVAL);
     }
-    let context = &mut Wasi::of(&mut data.wasi).context;
+    let Wasi { context, strict, .. } = Wasi::of(&mut data.wasi);
     let (len, room) = (count * SUBSCRIPTION_BYTES, count * EVENT_BYTES);
     if memory.buffer(events, room as usize).is_err() || memory.buffer(stored, 4).is_err() {
         return Ok(errno::FAULT);
@@ -82,7 +82,12 @@ pub(super) async fn poll_oneoff<H: Host>(
     if shortest_ns > 0
         && let Ok(host) = data.state.any_phase()
     {
-        host.sleep(Duration::from_nanos(shortest_ns)).await;
+        let mut time = Duration::from_nanos(shortest_ns);
+        if let Some(clock) = strict {
+            // Its own time passes, and nobody else's: at once, but for a turn of the others.
+            clock.pass(std::mem::take(&mut time));
+        }
+        host.sleep(time).await;
     }
     let mut happened = 0;
     for index in 0..count {
