@@ -27,6 +27,7 @@ mod saved;
 mod slots;
 mod spool;
 mod task;
+mod timer;
 mod uri;
 mod variables;
 mod worker;

@@ -96,7 +96,8 @@ my @bad = (
 	'http_wasm_on_error maybe;' => qr/invalid value "maybe": expected "closed" or "open"/,
 	'http_wasm_pool max=0;' => qr/invalid value "max=0": expected a number, 1 or more/,
 	'http_wasm_pool wait=;' => qr/invalid value "": expected a time/,
-	'http_wasm_pool min=1;' => qr/invalid parameter "min=1": "http_wasm_pool" takes max=, idle=, queue=, wait= and req/,
+	'http_wasm_pool min=1;' => qr/invalid parameter "min=1": "http_wasm_pool" takes max=, idle=, idle_timeout=, q/,
+	'http_wasm_pool idle_timeout=never;' => qr/invalid value "never": expected a time/,
 	'http_wasm_pool max=1 max=2;' => qr/duplicate parameter "max=2"/,
 	'http_wasm_breaker off max_fails=1;' => qr/invalid parameter "off": "http_wasm_breaker" takes "off" alone, or max_f/,
 	'http_wasm_breaker max_fails=0;' => qr/invalid value "max_fails=0": expected a number, 1 or more/,
@@ -127,6 +128,7 @@ my @good = (
 	'http_wasm_breaker max_fails=1 backoff=1ms max_backoff=1h; http_wasm good.wat;',
 	'http_wasm_breaker backoff=1m;',
 	'http_wasm_strict on; http_wasm good.wat;',
+	'http_wasm_pool idle_timeout=off; http_wasm good.wat;',
 	'http_wasm_pool max=1 idle=0 queue=0 wait=1s requests=1; http_wasm_isolation request; http_wasm good.wat;',
 );
 

@@ -52,6 +52,7 @@ bit_fields! {
         ngx_http_wasm_r_uri_changed(ngx_http_request_t),
         ngx_http_wasm_c_buffered(ngx_connection_t),
         ngx_http_wasm_ev_ready(ngx_event_t),
+        ngx_http_wasm_ev_timer_set(ngx_event_t),
         ngx_http_wasm_b_in_file(ngx_buf_t),
         ngx_http_wasm_b_flush(ngx_buf_t),
         ngx_http_wasm_b_last_buf(ngx_buf_t);
@@ -69,6 +70,7 @@ bit_fields! {
         ngx_http_wasm_set_r_expect_trailers(ngx_http_request_t),
         ngx_http_wasm_set_in_chunked(ngx_http_headers_in_t),
         ngx_http_wasm_set_c_buffered(ngx_connection_t),
+        ngx_http_wasm_set_ev_cancelable(ngx_event_t),
         ngx_http_wasm_set_b_memory(ngx_buf_t),
         ngx_http_wasm_set_b_in_file(ngx_buf_t),
         ngx_http_wasm_set_b_last_buf(ngx_buf_t),

@@ -11,7 +11,7 @@ pub(crate) const ALERT: ngx_uint_t = nginx_sys::NGX_LOG_ALERT as ngx_uint_t;
 pub(crate) const ERR: ngx_uint_t = nginx_sys::NGX_LOG_ERR as ngx_uint_t;
 pub(crate) const NOTICE: ngx_uint_t = nginx_sys::NGX_LOG_NOTICE as ngx_uint_t;
 pub(crate) const WARN: ngx_uint_t = nginx_sys::NGX_LOG_WARN as ngx_uint_t;
-const INFO: ngx_uint_t = nginx_sys::NGX_LOG_INFO as ngx_uint_t;
+pub(crate) const INFO: ngx_uint_t = nginx_sys::NGX_LOG_INFO as ngx_uint_t;
 const DEBUG: ngx_uint_t = nginx_sys::NGX_LOG_DEBUG as ngx_uint_t;
 
 /// What one line may hold of a message. nginx cuts a line at 2,048 bytes, prefix and context

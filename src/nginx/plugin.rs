@@ -5,11 +5,15 @@ use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
+use nginx_sys::ngx_event_t;
+
 use super::ctx::Ctx;
 use super::exchange::Exchange;
 use super::fault::{Fault, Kind};
-use super::log::{ERR, Escaped, Log, NOTICE, WARN};
+use super::ffi::{self, guard};
+use super::log::{ERR, Escaped, INFO, Log, NOTICE, WARN};
 use super::slots::Slots;
+use super::timer::Timer;
 use super::{task, worker};
 use crate::abi::Level;
 use crate::runtime::Engine;
@@ -26,6 +30,8 @@ pub(crate) struct PoolSettings {
     pub(crate) max: Option<usize>,
     /// Idle instances that are kept.
     pub(crate) idle: usize,
+    /// How long one is kept that nobody needs; for ever if not set.
+    pub(crate) idle_timeout: Option<Duration>,
     /// Requests that may wait for one; `worker_connections` if not set.
     pub(crate) queue: Option<usize>,
     /// How long one waits.
@@ -39,6 +45,8 @@ impl Default for PoolSettings {
         PoolSettings {
             max: None,
             idle: usize::MAX,
+            // As long as nginx keeps idle connections to upstream servers.
+            idle_timeout: Some(Duration::from_secs(60)),
             queue: None,
             wait: Duration::from_secs(1),
             requests: u64::MAX,
@@ -71,6 +79,8 @@ pub(crate) struct Plugin {
     name: Rc<str>,
     /// Made when the worker first needs it: its size is known after the whole configuration.
     pool: RefCell<Option<Pool<Idle>>>,
+    /// Set while instances that are idle now may be dropped for it.
+    expiry: Timer,
     line: RefCell<VecDeque<Weak<Ticket>>>,
     slots: Rc<Slots>,
     settings: PoolSettings,
@@ -96,6 +106,7 @@ impl Plugin {
             name: guest.name().into(),
             guest,
             pool: RefCell::default(),
+            expiry: Timer::new(),
             line: RefCell::default(),
             slots: Rc::clone(slots),
             settings,
@@ -171,10 +182,47 @@ impl Plugin {
             Take::Full => return None,
         };
         let (instance, served) = match idle {
-            Some(Idle { instance, served }) => (Some(instance), served),
+            Some(Idle { instance, served, .. }) => (Some(instance), served),
             None => (None, 0),
         };
         Some(Lease { plugin: Rc::clone(plugin), instance, served, pass: Pass::Normal })
+    }
+
+    /// Makes sure that instances are dropped when they have been idle for too long.
+    fn watch_idle(plugin: &Rc<Plugin>) {
+        let Some(timeout) = plugin.settings.idle_timeout else { return };
+        if plugin.expiry.is_set() {
+            return;
+        }
+        let pool = plugin.pool.borrow();
+        let Some(oldest) = pool.as_ref().and_then(Pool::oldest) else { return };
+        // Those that follow closely go together.
+        let after = (oldest.since + timeout).saturating_sub(worker::now()).max(timeout / 10);
+        let data = ffi::c_void_of(Rc::as_ptr(plugin));
+        // SAFETY: a plugin does not leave its Rc, and drops the timer with itself.
+        unsafe { plugin.expiry.set(after, on_expiry, data) };
+    }
+
+    /// Drops instances that have been idle for too long.
+    fn expire(&self) {
+        let Some(timeout) = self.settings.idle_timeout else { return };
+        let now = worker::now();
+        let expired = match self.pool.borrow_mut().as_mut() {
+            // Dropping them runs no guest code.
+            Some(pool) => pool.expire(|idle| idle.since + timeout <= now).map(drop).count(),
+            None => 0,
+        };
+        if expired > 0 {
+            self.slots.release(expired);
+            Log::cycle().write(
+                INFO,
+                format_args!(
+                    "http_wasm guest \"{}\": dropped {expired} idle instance{}",
+                    self.name,
+                    if expired > 1 { "s" } else { "" }
+                ),
+            );
+        }
     }
 
     /// Hands a place that came free to the first in the line.
@@ -280,6 +328,20 @@ impl Plugin {
     }
 }
 
+/// The timer of a plugin's idle instances has gone off.
+unsafe extern "C" fn on_expiry(event: *mut ngx_event_t) {
+    guard((), || {
+        // SAFETY: the timer's data is the plugin it is a part of, kept in an Rc (see watch_idle).
+        let plugin = unsafe {
+            let plugin = (*event).data.cast_const().cast::<Plugin>();
+            Rc::increment_strong_count(plugin);
+            Rc::from_raw(plugin)
+        };
+        plugin.expire();
+        Plugin::watch_idle(&plugin);
+    });
+}
+
 /// `worker_connections`: no more requests than that are under way on HTTP/1.
 fn connections() -> usize {
     // SAFETY: nginx sets ngx_cycle and its connection count before a worker serves requests.
@@ -291,6 +353,7 @@ struct Idle {
     instance: Instance<Exchange>,
     /// Requests it has served.
     served: u64,
+    since: Duration,
 }
 
 /// An instance pinned to one exchange. Dropping it gives the instance back, or its place when the
@@ -328,7 +391,7 @@ impl Drop for Lease {
         if let Some(pool) = self.plugin.pool.borrow_mut().as_mut() {
             match instance {
                 Some(instance) if !instance.is_poisoned() && served < requests => {
-                    pool.give_back(Idle { instance, served });
+                    pool.give_back(Idle { instance, served, since: worker::now() });
                 }
                 gone => {
                     drop(gone);
@@ -338,6 +401,7 @@ impl Drop for Lease {
             }
         }
         self.plugin.trim(idle);
+        Plugin::watch_idle(&self.plugin);
         // Says nothing where there has been an outcome.
         self.plugin.breaker(|breaker| {
             breaker.abandoned(self.pass, worker::now());

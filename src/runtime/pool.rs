@@ -61,6 +61,21 @@ impl<T> Pool<T> {
         self.idle.drain(..surplus)
     }
 
+    /// Removes the longest idle ones for as long as `expired` says so of them, and hands them over.
+    pub fn expire(
+        &mut self,
+        expired: impl Fn(&T) -> bool,
+    ) -> impl ExactSizeIterator<Item = T> + '_ {
+        let count = self.idle.iter().take_while(|item| expired(item)).count();
+        self.live = self.live.saturating_sub(count);
+        self.idle.drain(..count)
+    }
+
+    /// The one that has been idle for longest.
+    pub fn oldest(&self) -> Option<&T> {
+        self.idle.first()
+    }
+
     /// How many exist, idle or not.
     pub fn live(&self) -> usize {
         self.live
@@ -115,9 +130,21 @@ mod tests {
         assert_eq!(pool.trim(5).len(), 0);
     }
 
+    #[test]
+    fn the_longest_idle_ones_expire() {
+        let mut pool = Pool::new(4);
+        (0..4).for_each(|_| assert_eq!(pool.take(), Take::Create));
+        assert_eq!(pool.oldest(), None);
+        [10, 20, 30].into_iter().for_each(|since| pool.give_back(since));
+        assert_eq!(pool.oldest(), Some(&10));
+        assert_eq!(pool.expire(|&since| since <= 20).collect::<Vec<_>>(), [10, 20]);
+        assert_eq!((pool.idle(), pool.live()), (1, 2));
+        assert_eq!(pool.expire(|&since| since <= 20).len(), 0);
+    }
+
     proptest! {
         #[test]
-        fn never_more_than_the_maximum_are_live(max in 0usize..5, steps in prop::collection::vec(0..4, 0..60)) {
+        fn never_more_than_the_maximum_are_live(max in 0usize..5, steps in prop::collection::vec(0..5, 0..60)) {
             let mut pool = Pool::new(max);
             let mut out = 0;
             for step in steps {
@@ -134,6 +161,7 @@ mod tests {
                         pool.forget();
                         out -= 1;
                     }
+                    4 => drop(pool.expire(|()| true)),
                     _ => drop(pool.trim(1)),
                 }
                 prop_assert!(pool.live() <= max);

@@ -196,15 +196,6 @@ pub(crate) fn add_to_linker<H: Host>(linker: &mut Linker<Data<H>>) -> Result<()>
             })
         },
     )?;
-    linker.func_wrap(
-        WASI_MODULE,
-        "random_get",
-        |mut caller: Caller<'_, Data<H>>, buf: i32, len: i32| {
-            Wasi::of(&mut caller.data_mut().wasi).traces.drew_random = true;
-            let (memory, context) = library_view(&mut caller)?;
-            library::random_get(context, &mut unshared(memory), buf, len)
-        },
-    )?;
     linker.func_wrap_async(
         WASI_MODULE,
         "poll_oneoff",
@@ -229,6 +220,7 @@ pub(crate) fn add_to_linker<H: Host>(linker: &mut Linker<Data<H>>) -> Result<()>
         WASI_MODULE,
         "random_get",
         |mut caller: Caller<'_, Data<H>>, buf: i32, len: i32| -> Result<i32> {
+            Wasi::of(&mut caller.data_mut().wasi).traces.drew_random = true;
             let (memory, context) = library_view(&mut caller)?;
             library::random_get(context, &mut unshared(memory), buf, len)
                 .map_err(|error| error.context("random_get"))

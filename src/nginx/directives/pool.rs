@@ -7,20 +7,26 @@ use super::super::plugin::PoolSettings;
 use super::{once, time};
 use crate::runtime::breaker;
 
-/// `http_wasm_pool [max=N] [idle=N] [queue=N] [wait=TIME] [requests=N];`
+/// `http_wasm_pool [max=N] [idle=N] [idle_timeout=TIME|off] [queue=N] [wait=TIME] [requests=N];`
 pub(super) fn pool(cf: &Cf, loc: &mut LocConf) -> Result<(), ConfError> {
     let mut settings = PoolSettings::default();
     for Parameter { arg, key, value } in parameters(cf)? {
         match key {
             b"max" => settings.max = Some(number(arg, value, 1)?),
             b"idle" => settings.idle = number(arg, value, 0)?,
+            b"idle_timeout" => {
+                settings.idle_timeout = match value {
+                    b"off" => None,
+                    _ => Some(time(value)?),
+                };
+            }
             b"queue" => settings.queue = Some(number(arg, value, 0)?),
             b"requests" => settings.requests = number(arg, value, 1)? as u64,
             b"wait" => settings.wait = time(value)?,
             _ => {
                 return Err(ConfError::new(format!(
-                    "invalid parameter \"{}\": \"http_wasm_pool\" takes max=, idle=, queue=, wait= \
-                     and requests=",
+                    "invalid parameter \"{}\": \"http_wasm_pool\" takes max=, idle=, idle_timeout=, \
+                     queue=, wait= and requests=",
                     Escaped(arg)
                 )));
             }
