@@ -94,10 +94,16 @@ $suppressed += $1 while $log =~ /$trap \((\d+) more suppressed\)/g;
 is(error_log_count($t, $trap) + $suppressed, $sent, 'the count is exact');
 
 # Other kinds and other guests are heard at once.
-status(curl($_)) for qw{ /a/d /a/x1 /a/x2 /b/t };
+curl($_) for qw{ /a/d /b/t };
 is(error_log_count($t, qr/guest "a": handle_request: wasm trap: integer divide by zero/), 1, 'another trap');
-is(error_log_count($t, qr/guest "a": handle_request: set_header_value got header name/), 1, 'a broken rule');
-is(error_log_count($t, qr/guest "a": .*x2/), 0, 'not once for every text that a client thinks of');
+
+$begin = time;
+@clients = map { connection() } 1 .. 100;
+print { $clients[$_] } "GET /a/x$_ HTTP/1.0\r\n\r\n" for 0 .. $#clients;
+read_reply($_) for @clients;
+$said = error_log_count($t, qr/guest "a": handle_request: set_header_value got header name/);
+cmp_ok($said, '>=', 1, 'a broken rule');
+cmp_ok($said, '<=', 1 + time + 1 - $begin, 'not once for every text that a client thinks of');
 is(error_log_count($t, qr/guest "b": handle_request: wasm trap/), 1, 'another guest');
 
 curl('/c/t') for 1 .. 5;
