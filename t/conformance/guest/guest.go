@@ -66,6 +66,8 @@ var abi = [][3]string{
 var optional = [][4]string{
 	{"http_handler", "get_template", "2", "i32"}, {"http_handler", "set_template", "2", ""},
 	{"wasi_snapshot_preview1", "proc_exit", "1", ""}, {"wasi_snapshot_preview1", "fd_write", "4", "i32"},
+	{"wasi_snapshot_preview1", "poll_oneoff", "4", "i32"}, {"wasi_snapshot_preview1", "random_get", "2", "i32"},
+	{"wasi_snapshot_preview1", "path_create_directory", "3", "i32"},
 }
 
 // Texts are stored from here up to the buffer.

@@ -4,6 +4,7 @@ package nginxtest
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -32,6 +33,8 @@ const (
 // of 127.0.0.1.
 type Config struct {
 	Ports int
+	// Workers is their number, 2 if it is 0.
+	Workers int
 	// Main goes to the main level of nginx.conf.
 	Main string
 	// HTTP goes into the http block.
@@ -133,7 +136,7 @@ func start(t testing.TB, binary, module string, c Config) (*Server, error) {
 	conf := s.expand(fmt.Sprintf(`load_module %s;
 %s
 daemon off;
-worker_processes 2;
+worker_processes %d;
 pid ${dir}/nginx.pid;
 error_log ${dir}/error.log info;
 %s
@@ -148,7 +151,7 @@ http {
     uwsgi_temp_path ${dir}/uwsgi;
     scgi_temp_path ${dir}/scgi;
 %s}
-`, module, user, c.Main, c.HTTP))
+`, module, user, cmp.Or(c.Workers, 2), c.Main, c.HTTP))
 
 	files := map[string][]byte{"nginx.conf": []byte(conf)}
 	for name, content := range c.Files {
@@ -262,6 +265,9 @@ func (s *Server) kill() {
 	_ = syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL)
 	<-s.done
 }
+
+// Master is the process id of nginx's master process.
+func (s *Server) Master() int { return s.cmd.Process.Pid }
 
 // ErrorLog is what nginx has logged so far.
 func (s *Server) ErrorLog() string {
