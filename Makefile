@@ -17,6 +17,12 @@ DEV_SRC_MODULE := $(CURDIR)/target/dev/nginx-1.28/$(NAME).so
 
 DEMO_PORT ?= 8080
 TESTS     ?= t/*.t
+# How much `make hostile` and `make soak` do; `make test` has them do less.
+ROUNDS    ?= 5
+WINDOW    ?= 400ms
+LIMIT     ?= 1s
+REQUESTS  ?= 1000000
+RELOADS   ?= 100
 PROVE     ?= prove -j$(JOBS)
 
 # What the build needs from Debian 12, and what only the tests need on top.
@@ -79,7 +85,12 @@ demo-check: ## run the README's curl lines against a demo server and compare wha
 ##@ Test (one nginx and module only: NGINX=/path/nginx MODULE=/path/module.so; some files only: TESTS=t/wasm_uri.t)
 
 .PHONY: test
-test: deps deps-test check unittest nginxtest guests module module-1.28 t tck conformance differential demo-check ## install what is missing and run all tests
+test: deps deps-test check unittest nginxtest guests module module-1.28 t tck conformance differential hostile soak demo-check ## install what is missing and run all tests
+test: ROUNDS = 1
+test: WINDOW = 100ms
+test: LIMIT = 300ms
+test: REQUESTS = 20000
+test: RELOADS = 3
 
 .PHONY: check
 check: nginx-debian ## formatting and clippy, with and without the nginx side
@@ -153,6 +164,28 @@ differential: $(RUNS:%=differential-%) ## send random requests through the modul
 differential-given differential-debian differential-1.28: differential-%:
 	@$(call built,$(run_module_$*))
 	timeout -k 10 600 t/differential/run.sh $(run_nginx_$*) $(run_module_$*)
+
+.PHONY: hostile
+hostile: $(RUNS:%=hostile-%) ## let hostile guests attack a worker that serves others, print what became of both (ROUNDS=5)
+
+.PHONY: hostile-given hostile-debian hostile-1.28
+hostile-given hostile-debian hostile-1.28: hostile-%:
+	@$(call built,$(run_module_$*))
+	timeout -k 10 1800 t/hostile/run.sh -rounds $(ROUNDS) -window $(WINDOW) -limit $(LIMIT) $(run_nginx_$*) $(run_module_$*)
+
+.PHONY: hostile-results
+hostile-results: ## write docs/hostile.md anew
+	mkdir -p docs
+	timeout -k 10 1800 t/hostile/run.sh -rounds $(ROUNDS) -window $(WINDOW) -limit $(LIMIT) -write docs/hostile.md \
+		$(or $(NGINX),$(DEBIAN_NGINX)) $(or $(MODULE),$(DEBIAN_MODULE))
+
+.PHONY: soak
+soak: guests $(RUNS:%=soak-%) ## send mixed requests, then reload under load: nothing lost, nothing grows (REQUESTS=1000000 RELOADS=100)
+
+.PHONY: soak-given soak-debian soak-1.28
+soak-given soak-debian soak-1.28: soak-%:
+	@$(call built,$(run_module_$*))
+	timeout -k 10 21600 t/soak/run.sh -requests $(REQUESTS) -reloads $(RELOADS) $(run_nginx_$*) $(run_module_$*)
 
 ##@ Package
 

@@ -24,8 +24,8 @@ type hostile struct {
 	// harm is what the guest does for a request that asks for it, one text for each way that there is. The texts are those
 	// of conformance/guest, with the locals $i, $n and $r.
 	harm []string
-	// module are further fields of the module.
-	module string
+	// module are further fields of the module; whole is all of one that does harm at each request.
+	module, whole string
 	// location are directives of its location.
 	location string
 	// clients attack at once, 1 if it is 0.
@@ -45,7 +45,10 @@ const slackMB = 12
 // Allowed for at a time: the buffers of one host call.
 const callMB = 48
 
-const stopped = `ran for longer than 1000 ms and was stopped`
+const stopped = `ran for longer than \d+ ms and was stopped`
+
+// endless says whether a guest runs until it is stopped.
+func (h hostile) endless() bool { return strings.Contains(h.log, stopped) }
 
 // A loop that runs until it is stopped.
 func forever(text string) string { return "(loop $again " + text + " (br $again))" }
@@ -97,7 +100,23 @@ func started(harm string) string {
 (start $begin)`, harm)
 }
 
-const fresh = `http_wasm_isolation request; http_wasm_dir %s /rw rw;`
+// A directory of its own for each.
+const (
+	lent  = `http_wasm_dir %s /rw rw;`
+	fresh = `http_wasm_isolation request; ` + lent
+)
+
+// opener opens one file again and again until it is refused, and keeps what it has.
+const opener = `(module
+	(import "wasi_snapshot_preview1" "path_open"
+		(func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+	(memory (export "memory") 1)
+	(data (i32.const 0) "f")
+	(func (export "handle_request") (result i64)
+		(loop $more (br_if $more (i32.eqz (call $open
+			(i32.const 3) (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 1) (i64.const 66) (i64.const 66) (i32.const 0) (i32.const 16)))))
+		(i64.const 1))
+	(func (export "handle_response") (param i32 i32)))`
 
 var all = []hostile{
 	{name: "endless loop", phases: []string{request, response, held}, harm: []string{forever("")}, status: 500, log: stopped},
@@ -148,8 +167,9 @@ var all = []hostile{
 		location: "http_wasm_pool max=1 queue=1 wait=10s;"},
 	{name: "sleep for 1 ns, for ever", phases: []string{request, held}, harm: []string{forever(sleep("1"))},
 		location: "http_wasm_pool max=1 queue=1 wait=10s;"},
+	{name: "descriptor flood", phases: []string{request}, whole: opener, location: lent, status: 200},
 	{name: "start traps at each request", phases: []string{start}, module: started("unreachable"), location: fresh, status: 503, log: `cannot start an instance: does not start: start section: wasm trap: .*unreachable`},
-	{name: "start loops at each request", phases: []string{start}, module: started(forever("")), location: fresh, status: 503, log: `cannot start an instance: .`},
+	{name: "start loops at each request", phases: []string{start}, module: started(forever("")), location: fresh, status: 503, log: `cannot start an instance: does not start: start section: ` + stopped},
 	{name: "start takes all memory", phases: []string{start}, module: "(func $bomb (local $i i32) " + growAndTouch + ")" +
 		started("(call $bomb)"), location: fresh, status: 200, takes: 128},
 }
@@ -226,6 +246,9 @@ func headerFloods() []string {
 
 // guest makes the module. A request without the header x-harm is served as by any other guest.
 func (h hostile) guest(phase string) guest.Guest {
+	if h.whole != "" {
+		return guest.Guest{Whole: h.whole}
+	}
 	g := guest.Guest{Module: h.module}
 	if len(h.harm) > 0 {
 		harm := `(func $harm (local $which i32) (local $i i32) (local $r i64)

@@ -25,6 +25,7 @@ import (
 var (
 	rounds = flag.Int("rounds", 5, "how often the worker is measured idle and under attack, in turn")
 	window = flag.Duration("window", 400*time.Millisecond, "how long it is measured each time, at least")
+	limit  = flag.Duration("limit", time.Second, "http_wasm_timeout of guests that run until they are stopped")
 	only   = flag.String("only", "", "guests whose name contains this")
 	write  = flag.String("write", "", "a file to write the table to")
 )
@@ -117,6 +118,9 @@ func serve(t *testing.T, rows []deployed) *nginxtest.Server {
 		directives := row.location
 		if strings.Contains(directives, "%s") {
 			directives = fmt.Sprintf(directives, t.TempDir())
+		}
+		if row.endless() {
+			directives += fmt.Sprintf(" http_wasm_timeout %dms;", limit.Milliseconds())
 		}
 		conf += fmt.Sprintf("        location = /%s { http_wasm ${dir}/%[1]s.wasm config=something; %s empty_gif; }\n", row.name, directives)
 	}

@@ -3,12 +3,13 @@
 # of both. Fails when an outcome is not the expected one; no time is judged.
 #
 # Flags go before the two paths: -rounds N and -window D (as 400ms) say how long
-# each guest attacks, -only PART which ones do, -write FILE where the table goes.
+# each guest attacks, -limit D how long an endless one may run, -only PART which
+# ones do, -write FILE where the table goes.
 
 set -eu
 
 usage() {
-    echo "usage: $0 [-rounds N] [-window D] [-only PART] [-write FILE] NGINX MODULE" >&2
+    echo "usage: $0 [-rounds N] [-window D] [-limit D] [-only PART] [-write FILE] NGINX MODULE" >&2
     exit 2
 }
 
@@ -17,7 +18,7 @@ write=
 flags=
 while [ $# -gt 2 ]; do
     case $1 in
-    -rounds | -window) flags="$flags $1 $2" ;;
+    -rounds | -window | -limit) flags="$flags $1 $2" ;;
     -only) only=$2 ;;
     -write) write=$(cd "$(dirname "$2")" && pwd)/$(basename "$2") ;;
     *) usage ;;
