@@ -43,6 +43,10 @@ const RANDOM_BYTES: u64 = 1 << 20;
 /// What one call of the library may copy, for which it keeps a budget. Its own default.
 const COPIED_BYTES: usize = 128 << 20;
 
+/// Files and directories that one instance may have open beside those it was lent. They are
+/// descriptors of the process, which needs them for its connections.
+const OPEN_FILES: u32 = 32;
+
 /// The level of what guests print to standard output.
 const STDOUT: Level = Level::Info;
 
@@ -58,6 +62,7 @@ mod errno {
     pub(super) const BADF: u16 = 8;
     pub(super) const FAULT: i32 = 21;
     pub(super) const INVAL: i32 = 28;
+    pub(super) const MFILE: i32 = 33;
     pub(super) const NOTSUP: i32 = 58;
 }
 
@@ -111,16 +116,6 @@ impl Wasi {
         wasi.get_or_insert_with(|| Wasi::with_context(WasiCtxBuilder::new().build_p1(), 0))
     }
 
-    fn note_closed(&mut self, fd: i32) {
-        // Directories have the first numbers after the standard streams. A file can get such a
-        // number only after its directory was closed, which is what is noted then.
-        if fd < FIRST_DIR.saturating_add(self.dirs) {
-            self.traces.moved_descriptors = true;
-        } else {
-            self.traces.open_files = self.traces.open_files.saturating_sub(1);
-        }
-    }
-
     /// What the guest did so far that its memory does not show.
     pub(crate) fn traces(&self) -> Traces {
         self.traces
@@ -155,11 +150,9 @@ pub(crate) fn add_to_linker<H: Host>(linker: &mut Linker<Data<H>>) -> Result<()>
                     return Ok(errno::SUCCESS);
                 }
                 let (memory, context) = library_view(&mut caller)?;
-                let result = library::fd_close(context, &mut unshared(memory), fd).await;
-                if matches!(result, Ok(errno::SUCCESS)) {
-                    Wasi::of(&mut caller.data_mut().wasi).note_closed(fd);
-                }
-                result
+                let error = library::fd_close(context, &mut unshared(memory), fd).await?;
+                closed(&mut caller, fd, error);
+                Ok(error)
             })
         },
     )?;
@@ -173,27 +166,19 @@ pub(crate) fn add_to_linker<H: Host>(linker: &mut Linker<Data<H>>) -> Result<()>
                 }
                 Wasi::of(&mut caller.data_mut().wasi).traces.moved_descriptors = true;
                 let (memory, context) = library_view(&mut caller)?;
-                library::fd_renumber(context, &mut unshared(memory), from, to).await
+                let error = library::fd_renumber(context, &mut unshared(memory), from, to).await?;
+                if from != to {
+                    closed(&mut caller, to, error);
+                }
+                Ok(error)
             })
         },
     )?;
     linker.func_wrap_async(
         WASI_MODULE,
         "path_open",
-        |mut caller: Caller<'_, Data<H>>,
-         (dir, flags, path, len, how, base, inheriting, fdflags, fd): PathOpen| {
-            Box::new(async move {
-                let (memory, context) = library_view(&mut caller)?;
-                let memory = &mut unshared(memory);
-                let result = library::path_open(
-                    context, memory, dir, flags, path, len, how, base, inheriting, fdflags, fd,
-                )
-                .await;
-                if matches!(result, Ok(errno::SUCCESS)) {
-                    Wasi::of(&mut caller.data_mut().wasi).traces.open_files += 1;
-                }
-                result
-            })
+        |mut caller: Caller<'_, Data<H>>, arguments: PathOpen| {
+            Box::new(async move { path_open(&mut caller, arguments).await })
         },
     )?;
     linker.func_wrap_async(
@@ -236,8 +221,6 @@ pub(crate) fn add_to_linker<H: Host>(linker: &mut Linker<Data<H>>) -> Result<()>
     Ok(())
 }
 
-type PathOpen = (i32, i32, i32, i32, i32, i64, i64, i32, i32);
-
 fn is_standard(fd: i32) -> bool {
     (0..=2).contains(&fd)
 }
@@ -254,6 +237,49 @@ fn library_view<'c, H: Host>(
 
 fn unshared(memory: GuestMemory<'_>) -> wiggle::GuestMemory<'_> {
     wiggle::GuestMemory::Unshared(memory.into_bytes())
+}
+
+/// Directory, lookup flags, path and its length, open flags, rights, inherited rights, descriptor
+/// flags, where the descriptor goes.
+type PathOpen = (i32, i32, i32, i32, i32, i64, i64, i32, i32);
+
+async fn path_open<H: Host>(
+    caller: &mut Caller<'_, Data<H>>,
+    (dir, lookup, path, path_len, flags, rights, inherited, fd_flags, opened): PathOpen,
+) -> Result<i32> {
+    if Wasi::of(&mut caller.data_mut().wasi).traces.open_files >= OPEN_FILES {
+        return Ok(errno::MFILE);
+    }
+    let (memory, context) = library_view(caller)?;
+    // Whatever fails after the file is open traps, and takes the instance along.
+    let error = library::path_open(
+        context,
+        &mut unshared(memory),
+        dir,
+        lookup,
+        path,
+        path_len,
+        flags,
+        rights,
+        inherited,
+        fd_flags,
+        opened,
+    )
+    .await?;
+    if error == errno::SUCCESS {
+        Wasi::of(&mut caller.data_mut().wasi).traces.open_files += 1;
+    }
+    Ok(error)
+}
+
+/// A descriptor was closed, unless there was an error. Lent directories are not counted when they
+/// are opened: who closes one may open a file instead, with its number.
+fn closed<H: Host>(caller: &mut Caller<'_, Data<H>>, fd: i32, error: i32) {
+    if error == errno::SUCCESS {
+        let wasi = Wasi::of(&mut caller.data_mut().wasi);
+        wasi.traces.open_files = wasi.traces.open_files.saturating_sub(1);
+        wasi.traces.moved_descriptors |= fd < FIRST_DIR.saturating_add(wasi.dirs);
+    }
 }
 
 async fn fd_write<H: Host>(

@@ -278,6 +278,63 @@ fn a_directory_is_read_only_unless_said_otherwise() {
 }
 
 #[test]
+fn paths_do_not_leave_their_directory() {
+    let dir = temp_dir("inside");
+    let outside = temp_dir("outside");
+    std::fs::write(outside.join("file.txt"), "outside").unwrap();
+    let link = dir.join("link.txt");
+    std::fs::remove_file(&link).ok();
+    std::os::unix::fs::symlink(outside.join("file.txt"), &link).unwrap();
+    let name = outside.file_name().unwrap().to_str().unwrap();
+    let absolute = format!("{}/file.txt", outside.display());
+
+    for path in [
+        "link.txt",
+        &format!("../{name}/file.txt"),
+        &format!("./x/../../{name}/file.txt"),
+        &absolute,
+    ] {
+        let data = format!("{WASI} (data (i32.const 2000) \"{path}\")");
+        for follow in [0, 1] {
+            let body = format!(
+                "(if (i32.eqz (call $path_open (i32.const 3) (i32.const {follow}) (i32.const 2000)
+                    (i32.const {}) (i32.const 0) (i64.const 2) (i64.const 0) (i32.const 0) (i32.const 400)))
+                  (then unreachable))",
+                path.len()
+            );
+            Test::on_request(&data, &body).dir(&dir, "/", true).run();
+        }
+    }
+}
+
+/// Descriptors are the server's too.
+#[test]
+fn an_instance_opens_only_so_many_files() {
+    let dir = temp_dir("many");
+    std::fs::write(dir.join("file.txt"), "text").unwrap();
+    let open_all = format!(
+        "(local.set $n (i32.const 0))
+         (loop $more
+           (if (i32.eqz (local.tee $error {})) (then
+             (local.set $n (i32.add (local.get $n) (i32.const 1)))
+             (br_if $more (i32.lt_u (local.get $n) (i32.const 1000))))))
+         (call $is (local.get $error) (i32.const 33))",
+        open(0, 2)
+    );
+    let body = format!(
+        "(local $n i32) (local $error i32)
+         {open_all}
+         (call $is (local.get $n) (i32.const 32))
+         (call $ok (call $fd_close (i32.const 4)))
+         (call $ok (call $fd_renumber (i32.const 5) (i32.const 6)))
+         (call $ok (call $fd_renumber (i32.const 7) (i32.const 7)))
+         {open_all}
+         (call $is (local.get $n) (i32.const 2))"
+    );
+    on_request(&body).dir(&dir, "/", false).run();
+}
+
+#[test]
 fn a_directory_that_is_not_there_is_a_load_error() {
     let test = on_request("").dir(&PathBuf::from("/no/such/dir"), "/", false);
     let error = test.load_error();
