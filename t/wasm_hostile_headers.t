@@ -41,7 +41,7 @@ my @names = ((map { ("many-request-$_", "large-request-$_") } sort keys %floods)
 	(map { ("many-response-$_", "large-response-$_") } qw/ add_response set_response /),
 	'large-response-again_response', map { "large-request-$_" } sort keys %large);
 
-my $t = Test::Nginx->new()->has(qw/http empty_gif/)->plan(3 * @names + 4);
+my $t = Test::Nginx->new()->has(qw/http empty_gif/)->plan(3 * @names + 7);
 
 my $locations = join '', map { "        location /$_ { http_wasm $_.wat; empty_gif; }\n" } @names;
 
@@ -67,6 +67,7 @@ http {
         server_name  localhost;
 
 LOCATIONS
+        location /once { http_wasm once.wat; empty_gif; }
         location /fine { http_wasm fine.wat; empty_gif; }
     }
 }
@@ -92,6 +93,15 @@ EOF
 		? "  (func (export \"handle_request\") (result i64) (local \$n i32)\n$flood    (i64.const 1))\n"
 		: "  (func (export \"handle_response\") (param i32 i32) (local \$n i32)\n$flood)\n");
 }
+
+# All of a large memory at once.
+guest($t, 'once.wat', <<'EOF');
+  (func (export "handle_request") (result i64)
+    (drop (memory.grow (i32.const 1600)))
+    (memory.fill (i32.const 65536) (i32.const 120) (i32.const 100000000))
+    (call $set_template (i32.const 65536) (i32.const 100000000))
+    (i64.const 1))
+EOF
 guest($t, 'fine.wat', '');
 
 $t->run();
@@ -112,6 +122,11 @@ for my $name (@names) {
 	like($status, qr/^(?:200|500)$/, "$name: over");
 	cmp_ok(memory_kb('VmHWM') - $before, '<', 40_000, "$name: the worker does not grow by it");
 }
+
+my $before = reset_peak();
+is(status(http_get('/once')), 500, 'a template of 100 MB: refused');
+cmp_ok(memory_kb('VmHWM') - $before, '<', 130_000, 'and not copied');
+is(error_log_count($t, qr/set_template: the template would exceed 1048576 bytes/), 1, 'logged');
 
 is(status(http_get('/fine')), 200, 'others are served');
 is_deeply([ worker_pids($t) ], \@workers, 'same worker');

@@ -406,6 +406,9 @@ impl Host for Exchange {
 
     fn set_template(&mut self, name: &[u8]) -> Result<(), Refusal> {
         if let Some((_, io)) = self.open() {
+            if name.len() > COPIED_MAX {
+                return Err(Refusal::TooLarge { what: "the template", limit: COPIED_MAX as u64 });
+            }
             // Replaces what was there: nothing piles up.
             io.template = name.to_vec();
         }
