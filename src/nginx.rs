@@ -23,6 +23,7 @@ mod output;
 mod plugin;
 mod reply;
 mod request;
+mod rights;
 mod saved;
 mod slots;
 mod spool;

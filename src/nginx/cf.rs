@@ -8,6 +8,7 @@ use nginx_sys::{ngx_conf_full_name, ngx_conf_log_error, ngx_conf_t, ngx_str_t, n
 
 use super::ffi::bytes;
 use super::log::{Escaped, Log};
+use super::rights::Rights;
 
 pub(crate) const EMERG: ngx_uint_t = nginx_sys::NGX_LOG_EMERG as ngx_uint_t;
 const WARN: ngx_uint_t = nginx_sys::NGX_LOG_WARN as ngx_uint_t;
@@ -91,6 +92,12 @@ impl Cf {
     pub(crate) fn log(&self) -> Log {
         // SAFETY: the log outlives the callback.
         unsafe { Log::new((*self.0).log) }
+    }
+
+    /// What the workers of this configuration change to.
+    pub(crate) fn worker_rights(&self) -> Result<Option<Rights>, String> {
+        // SAFETY: `cf` is valid for the callback.
+        unsafe { Rights::of_workers(self.0) }
     }
 
     /// A path made absolute against nginx's prefix.

@@ -4,7 +4,8 @@
 //! The master must not start threads (workers forked from it would not have them, and the first
 //! reload would hang on a compiler thread that no longer exists), must not wait for a guest that
 //! never returns, and must not crash. The child may do all three: it uses every core, has a time
-//! limit, and hands back the compiled module or the reason why there is none.
+//! limit, and hands back the compiled module or the reason why there is none. What guests do when
+//! they start, they do with the rights of a worker.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 use super::cache::{self, Cache, CacheDir};
 use super::exchange::Exchange;
 use super::log::{Escaped, Log, NOTICE};
+use super::rights::Rights;
 use crate::abi::Features;
 use crate::error::LoadError;
 use crate::runtime::guest::{self, Guest, Settings};
@@ -76,6 +78,7 @@ pub(crate) fn try_out(
     engine: &Engine,
     source: Source<'_>,
     settings: &Settings,
+    rights: Option<&Rights>,
     log: Log,
 ) -> Result<(Module, Report), Failure> {
     let known = match source {
@@ -92,7 +95,8 @@ pub(crate) fn try_out(
         }
         0 => {
             drop(read);
-            let status = child(engine, source, settings, log, File::from(write));
+            let starts = Starts { settings, rights, log, begun: Cell::new(false) };
+            let status = child(|| attempt(engine, source, &starts), File::from(write));
             // SAFETY: ends this process without running exit handlers, which are the parent's.
             unsafe { libc::_exit(status) }
         }
@@ -141,17 +145,40 @@ pub(crate) fn try_out(
     }
 }
 
-/// What runs in the child; returns its exit status.
-fn child(
-    engine: &Engine,
-    source: Source<'_>,
-    settings: &Settings,
-    log: Log,
-    mut parent: File,
-) -> i32 {
-    // SAFETY: asks the kernel to end this process with its parent.
+/// Asks the kernel to end this process with its parent.
+fn end_with_parent() {
+    // SAFETY: numbers only.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
-    let result = catch_unwind(AssertUnwindSafe(|| attempt(engine, source, settings, log)))
+}
+
+/// What start functions are lent. From the first one on the process has no more rights than a
+/// worker, and never gets them back.
+struct Starts<'a> {
+    settings: &'a Settings,
+    /// None where workers are the same user.
+    rights: Option<&'a Rights>,
+    log: Log,
+    begun: Cell<bool>,
+}
+
+impl Starts<'_> {
+    fn host(&self) -> Result<Exchange, LoadError> {
+        if let Some(rights) = self.rights.filter(|_| !self.begun.get()) {
+            rights.assume().map_err(|error| {
+                LoadError::Instantiate(format!("cannot take on the rights of a worker: {error}"))
+            })?;
+            // The change of the user has taken it back.
+            end_with_parent();
+        }
+        self.begun.set(true);
+        Ok(Exchange::without_request(self.settings.name.as_str().into(), self.log))
+    }
+}
+
+/// What runs in the child; returns its exit status.
+fn child(attempt: impl FnOnce() -> Result<Vec<u8>, Failure>, mut parent: File) -> i32 {
+    end_with_parent();
+    let result = catch_unwind(AssertUnwindSafe(attempt))
         .unwrap_or_else(|_| Err(Failure::new("the compiler panicked")));
     let said = match result {
         Ok(bytes) => parent.write_all(&[COMPILED]).and_then(|()| parent.write_all(&bytes)),
@@ -169,28 +196,28 @@ fn child(
 
 /// Compiles, checks, links and starts; how instances start and the compiled module, as
 /// [`Report::decode`] reads it.
-fn attempt(
-    engine: &Engine,
-    source: Source<'_>,
-    settings: &Settings,
-    log: Log,
-) -> Result<Vec<u8>, Failure> {
-    let host = || Exchange::without_request(settings.name.as_str().into(), log);
+fn attempt(engine: &Engine, source: Source<'_>, starts: &Starts<'_>) -> Result<Vec<u8>, Failure> {
+    let settings = starts.settings;
     let (bytes, snapshot, cache) = match source {
         Source::Module(module) => {
             let guest = Guest::new(engine, module, settings.clone())?;
-            drop(block_on(guest.start(host()))?);
+            drop(block_on(guest.start(starts.host()?))?);
             let report = Report { start: Start::Run, unfit: None, compiled_ms: None };
             return Ok(report.encode(&[]));
         }
         Source::Bytes(bytes, snapshot, cache) => (bytes, snapshot, cache),
     };
     let engine = engine.to_compile()?;
-    let cache = cache.and_then(|dir| Cache::open(&dir, log));
+    let cache = cache.and_then(|dir| Cache::open(&dir, starts.log));
     let spent = Cell::new(None);
-    let compile = |engine: &Engine, bytes: &[u8]| compile(engine, bytes, cache.as_ref(), &spent);
+    let compile = |engine: &Engine, bytes: &[u8]| {
+        // What is compiled after a start has another user's rights; only a snapshot is.
+        let cache = cache.as_ref().filter(|_| !starts.begun.get());
+        compile(engine, bytes, cache, &spent)
+    };
+    let host = || starts.host();
     let prepare =
-        |snapshot| block_on(snapshot::prepare(&engine, bytes, settings, snapshot, compile, &host));
+        |snapshot| block_on(snapshot::prepare(&engine, bytes, settings, snapshot, compile, host));
     let (prepared, unfit) = match catch_unwind(AssertUnwindSafe(|| prepare(snapshot))) {
         Ok(prepared) => {
             let prepared = prepared?;

@@ -226,7 +226,8 @@ impl Shared {
             Some(ready) if *snapshot == Snapshot::Never => Source::Module(&ready.module),
             _ => Source::Bytes(bytes, *snapshot, conf.cache_dir(cf)),
         };
-        let tried = child::try_out(&self.engine, source, settings, cf.log());
+        let rights = cf.worker_rights()?;
+        let tried = child::try_out(&self.engine, source, settings, rights.as_ref(), cf.log());
         let (module, report) = tried.map_err(|failure| {
             cf.report_frames(failure.backtrace.as_deref());
             failure.reason

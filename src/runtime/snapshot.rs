@@ -77,13 +77,13 @@ pub async fn prepare<H: Host>(
     settings: &Settings,
     snapshot: Snapshot,
     compile: impl Fn(&Engine, &[u8]) -> Result<Module, LoadError>,
-    mut host: impl FnMut() -> H,
+    mut host: impl FnMut() -> Result<H, LoadError>,
 ) -> Result<Prepared, LoadError> {
     let (mut module, mut taken) = (None, Err(None));
     if snapshot != Snapshot::Never {
         match Instrumented::new(engine, bytes, &compile) {
             Ok(instrumented) => {
-                taken = instrumented.run(engine, settings, snapshot, host()).await?.map_err(Some);
+                taken = instrumented.run(engine, settings, snapshot, host()?).await?.map_err(Some);
                 module = Some(instrumented.module);
             }
             Err(unfit) => taken = Err(unfit),
@@ -93,7 +93,7 @@ pub async fn prepare<H: Host>(
         Ok((wasm, features)) => {
             let (module, start) = (compile(engine, &wasm)?, Start::Done(features));
             // What is served must have been seen to work.
-            drop(Guest::new(engine, &module, settings.clone())?.with(start).start(host()).await?);
+            drop(Guest::new(engine, &module, settings.clone())?.with(start).start(host()?).await?);
             Ok(Prepared { module, start, unfit: None })
         }
         Err(unfit) => {
@@ -102,7 +102,7 @@ pub async fn prepare<H: Host>(
                 Some(module) => module,
                 None => {
                     let module = compile(engine, bytes)?;
-                    drop(Guest::new(engine, &module, settings.clone())?.start(host()).await?);
+                    drop(Guest::new(engine, &module, settings.clone())?.start(host()?).await?);
                     module
                 }
             };
