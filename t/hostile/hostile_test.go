@@ -183,6 +183,9 @@ func (d deployed) run(t *testing.T, s *nginxtest.Server, worker int, others *kee
 	if grown, most := (o.peak-o.before)>>10, d.takes+callMB; grown > most {
 		t.Errorf("%s: the worker took %d MB, expected up to %d", where, grown, most)
 	}
+	if grown := after.Descriptors - before.Descriptors; grown > slackDescriptors {
+		t.Errorf("%s: the worker has %d descriptors more, expected up to %d", where, grown, slackDescriptors)
+	}
 	if attack.leaked {
 		t.Errorf("%s: the client got something of what the guest did before it failed", where)
 	}
