@@ -32,8 +32,8 @@ type kind struct {
 	request func(random *rand.Rand, n int) keepalive.Request
 	// check says what is wrong with the response.
 	check func(r keepalive.Request, res keepalive.Response) error
-	// abort says how many bytes of the request are sent before the client goes away; nil for a client that stays.
-	abort func(random *rand.Rand, length int) int
+	// abort says how many bytes of the request and its body are sent before the client goes away; nil for one that stays.
+	abort func(random *rand.Rand, head, body int) int
 }
 
 const pass = "proxy_pass http://backend;"
@@ -131,14 +131,14 @@ var kinds = []kind{
 		guest:   guest.Guest{Request: `(drop (call $read_all REQUEST #10000))`},
 		conf:    pass,
 		request: put("/leave"),
-		abort:   func(random *rand.Rand, length int) int { return max(length-1-random.IntN(5000), 60) },
+		abort:   func(random *rand.Rand, head, body int) int { return head + random.IntN(body) },
 	},
 	{
 		name: "client leaves before the response", share: 20,
 		guest:   guest.Guest{Features: guest.BufferResponse, Response: `(drop (call $read_all RESPONSE #65536))`},
 		conf:    pass,
 		request: get("/gone"),
-		abort:   func(_ *rand.Rand, length int) int { return length },
+		abort:   func(_ *rand.Rand, head, _ int) int { return head },
 	},
 	{
 		name: "client leaves while the guest sleeps", share: 10,
@@ -146,7 +146,7 @@ var kinds = []kind{
 			(drop (call $poll_oneoff BUF (i32.add BUF #1024) #1 #0))`},
 		conf:    pass,
 		request: get("/sleep"),
-		abort:   func(_ *rand.Rand, length int) int { return length },
+		abort:   func(_ *rand.Rand, head, _ int) int { return head },
 	},
 }
 
@@ -235,7 +235,8 @@ func configuration(dir string) (files map[string][]byte, http string, err error)
 	}
 
 	files = make(map[string][]byte)
-	http = "    upstream backend { server unix:${dir}/backend.sock; keepalive 32; }\n    server {\n        listen ${addr0};\n" +
+	http = "    upstream backend { server unix:${dir}/backend.sock; keepalive 32; }\n    log_format target $request_uri;\n" +
+		"    server {\n        listen ${addr0};\n        access_log ${dir}/requests.log target;\n" +
 		"        proxy_http_version 1.1;\n        proxy_set_header Connection \"\";\n"
 	for i, k := range kinds {
 		name := fmt.Sprintf("g%d.wasm", i)

@@ -33,9 +33,10 @@ type Client struct {
 	// Timeout bounds one attempt.
 	Timeout time.Duration
 
-	// Connections were opened; Retries requests were sent again because the server had closed the connection, idle
-	// since the response before, without a byte of an answer.
-	Connections, Retries int
+	// Connections were opened. Retried are the targets of requests that were sent again, because the server closed the
+	// connection, idle since the response before, without a byte of an answer.
+	Connections int
+	Retried     []string
 
 	conn net.Conn
 	in   *bufio.Reader
@@ -54,7 +55,7 @@ func (c *Client) Do(r Request) (Response, error) {
 		if !reused || answered || errors.As(err, &timeout) && timeout.Timeout() {
 			return res, err
 		}
-		c.Retries++
+		c.Retried = append(c.Retried, r.Target)
 	}
 }
 
