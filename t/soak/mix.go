@@ -36,7 +36,12 @@ type kind struct {
 	abort func(random *rand.Rand, head, body int) int
 }
 
-const pass = "proxy_pass http://backend;"
+const (
+	pass = "proxy_pass http://backend;"
+	// Few of the instances that take megabytes, so that they are all there after the first requests, and a line of those
+	// who wait for one.
+	few = "http_wasm_pool max=4 wait=30s; " + pass
+)
 
 var kinds = []kind{
 	{
@@ -46,7 +51,7 @@ var kinds = []kind{
 		request: get("/small"), check: echoed,
 	},
 	{
-		name: "Go guest", share: 150, built: "go-state.wasm", conf: pass,
+		name: "Go guest", share: 150, built: "go-state.wasm", conf: few,
 		request: func(_ *rand.Rand, n int) keepalive.Request {
 			return keepalive.Request{Method: "GET", Target: fmt.Sprintf("/go?%d", n), Header: []string{fmt.Sprintf("X-Value: v%d", n)}}
 		},
@@ -55,7 +60,7 @@ var kinds = []kind{
 		},
 	},
 	{
-		name: "Go guest, response rewritten", share: 70, built: "go-prefix.wasm", conf: pass,
+		name: "Go guest, response rewritten", share: 70, built: "go-prefix.wasm", conf: few,
 		request: get("/prefix"),
 		check: func(r keepalive.Request, res keepalive.Response) error {
 			if text := "GET " + r.Target + "\n"; string(res.Body) != "prefix "+text {
