@@ -28,10 +28,11 @@ var (
 	seed     = flag.Uint64("seed", uint64(time.Now().UnixNano()), "of the mix")
 )
 
-// What may come on top of the first figures: of the worker between the first tenth of the requests and all of them, of the
-// master between the first reload and the last.
+// What may come on top of the figures before: of the worker after the first tenth of the requests, when not all eight
+// instances of the Go guests need to have grown to their 6 MB, and in the second half; of the master after the first reload.
 const (
-	workerKB, workerMappings, workerDescriptors = 24 << 10, 64, 40
+	workerKB, workerHalfKB, workerMappings, workerDescriptors = 48 << 10, 16 << 10, 64, 40
+
 	masterKB, masterMappings, masterDescriptors = 24 << 10, 8, 0
 )
 
@@ -122,7 +123,7 @@ func (a *account) report(t *testing.T, s *nginxtest.Server) {
 func (a *account) mixed(t *testing.T, s *nginxtest.Server) (sent int) {
 	workers := a.workers(t, s)
 	fmt.Println("soak: requests      worker: RSS    private  descriptors  mappings  threads")
-	var first process.Size
+	var first, half process.Size
 	for _, percent := range []int{10, 50, 100} {
 		until := *requests * percent / 100
 		a.load(s, *clients, sent, func(n int) bool { return n < until })
@@ -130,8 +131,13 @@ func (a *account) mixed(t *testing.T, s *nginxtest.Server) (sent int) {
 
 		size := settled(t, workers[0])
 		fmt.Printf("soak: %8d      %8d kB %8d kB %12d %9d %8d\n", sent, size.RSS, size.Private, size.Descriptors, size.Mappings, size.Threads)
-		if percent == 10 {
+		switch percent {
+		case 10:
 			first = size
+		case 50:
+			half = size
+		case 100:
+			grown(t, "worker after half of the requests", half, size, workerHalfKB, workerMappings, workerDescriptors)
 		}
 		grown(t, "worker", first, size, workerKB, workerMappings, workerDescriptors)
 	}
@@ -172,6 +178,8 @@ func (a *account) reloaded(t *testing.T, s *nginxtest.Server, sent int) {
 			return len(now) == 1 && !slices.Equal(now, before)
 		})
 		if n := i + 1; n == 1 || n == *reloads/10 || n == *reloads/2 || n == *reloads {
+			// Old workers have descriptors in the master until they end.
+			a.alone(t, s)
 			size, err := process.SizeOf(s.Master())
 			if err != nil {
 				t.Fatal(err)
@@ -186,8 +194,14 @@ func (a *account) reloaded(t *testing.T, s *nginxtest.Server, sent int) {
 	took := time.Since(begin)
 	over.Store(true)
 	wait.Wait()
-	await(t, "old workers do not end", func() bool { return len(process.All(s.Master())) == 1 })
+	a.alone(t, s)
 	fmt.Printf("soak: %d requests during %d reloads, which took %v\n", int(last.Load())-sent, *reloads, took.Round(time.Second))
+}
+
+// alone waits until there is one worker and no old one.
+func (a *account) alone(t *testing.T, s *nginxtest.Server) {
+	t.Helper()
+	await(t, "old workers do not end", func() bool { return len(process.All(s.Master())) == 1 })
 }
 
 // load sends requests from that number on, for as long as more says so.
