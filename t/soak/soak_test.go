@@ -320,10 +320,10 @@ func grown(t *testing.T, who string, first, now process.Size, kb, mappings, desc
 	}
 }
 
-// await polls until it is so.
+// await polls until it is so. Guests are compiled at each reload, which takes minutes on a machine that is busy enough.
 func await(t *testing.T, otherwise string, so func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(2 * time.Minute); !so(); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(10 * time.Minute); !so(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal(otherwise)
 		}
