@@ -33,7 +33,8 @@ var (
 const (
 	workerKB, workerHalfKB, workerMappings, workerDescriptors = 48 << 10, 16 << 10, 64, 40
 
-	masterKB, masterMappings, masterDescriptors = 24 << 10, 8, 0
+	// Two descriptors are those of a worker that has ended and was not waited for yet.
+	masterKB, masterMappings, masterDescriptors = 24 << 10, 8, 2
 )
 
 const patience = 30 * time.Second
