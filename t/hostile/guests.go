@@ -135,7 +135,7 @@ var all = []hostile{
 	{name: "endless table.fill", phases: []string{request}, status: 500, log: stopped,
 		module: "(table $t 1000000 1000000 funcref) (func $f) (elem declare func $f)",
 		harm:   []string{forever(`(table.fill $t #0 (ref.func $f) #1000000)`)}, takes: 8},
-	{name: "huge random_get", phases: []string{request}, status: 500, takes: 128, log: `failed to call .get-random-bytes.`,
+	{name: "huge random_get", phases: []string{request}, status: 500, takes: 128, log: `random_get: failed to call .get-random-bytes.`,
 		harm: []string{growAll + forever(`(drop (call $random_get BUF #120000000))`)}},
 	{name: "deep recursion", phases: []string{request, response}, status: 500, log: `wasm trap: call stack exhausted`, module: recursion,
 		harm: []string{`(drop (call $plain #0))`, `(drop (call $wide #0))`, `(drop (call $indirect #0))`, `(drop (call $hosted #0))`}},

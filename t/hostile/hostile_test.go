@@ -109,7 +109,7 @@ func serve(t *testing.T, rows []deployed) *nginxtest.Server {
 	files := map[string][]byte{"fine.wasm": fine}
 
 	// Those that end by themselves may take their time: not they, the machine may be slow.
-	conf := "    http_wasm_timeout 60s;\n    server {\n        listen ${addr0};\n        keepalive_requests 100000000;\n" +
+	conf := "    http_wasm_timeout 60s;\n    http_wasm_breaker off;\n    http_wasm_snapshot off;\n    server {\n        listen ${addr0};\n        keepalive_requests 100000000;\n" +
 		"        location = /fine { http_wasm ${dir}/fine.wasm; empty_gif; }\n"
 	for _, row := range rows {
 		wasm, err := compiler.Compile(row.guest(row.phase))

@@ -240,7 +240,7 @@ func configuration(dir string) (files map[string][]byte, http string, err error)
 	}
 
 	files = make(map[string][]byte)
-	http = "    upstream backend { server unix:${dir}/backend.sock; keepalive 32; }\n    log_format target $request_uri;\n" +
+	http = "    http_wasm_breaker off;\n    upstream backend { server unix:${dir}/backend.sock; keepalive 32; }\n    log_format target $request_uri;\n" +
 		"    server {\n        listen ${addr0};\n        access_log ${dir}/requests.log target;\n" +
 		"        proxy_http_version 1.1;\n        proxy_set_header Connection \"\";\n"
 	for i, k := range kinds {
