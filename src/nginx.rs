@@ -20,6 +20,7 @@ mod headers_out;
 mod load;
 mod log;
 mod output;
+mod page;
 mod plugin;
 mod reply;
 mod request;

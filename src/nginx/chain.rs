@@ -137,6 +137,12 @@ fn copy(r: Request, buf: *mut ngx_buf_t, body: &mut Body, room: Room) -> Result<
     Ok(())
 }
 
+/// Whether the end of the response is in a chain.
+pub(crate) fn ends(chain: *mut ngx_chain_t) -> bool {
+    // SAFETY: live buffers of the chain.
+    buffers(chain).any(|buf| unsafe { ffi::ngx_http_wasm_b_last_buf(buf) != 0 })
+}
+
 /// Marks every buffer of a chain as sent, for a body that has no place in the response; whether the
 /// end of the response was among them.
 pub(crate) fn drop_all(chain: *mut ngx_chain_t) -> bool {

@@ -419,6 +419,11 @@ impl Ctx {
         })
     }
 
+    /// Whether a guest is owed a `handle_response`.
+    pub(crate) fn owes(&self) -> bool {
+        self.levels.borrow().iter().any(|level| matches!(level.state, LevelState::Owed { .. }))
+    }
+
     /// Drops a call that waits. Its instance cannot be used again.
     pub(crate) fn cancel(&self) {
         let call = self.call.borrow_mut().take();

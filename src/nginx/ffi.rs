@@ -50,6 +50,7 @@ bit_fields! {
         ngx_http_wasm_r_valid_location(ngx_http_request_t),
         ngx_http_wasm_r_quoted_uri(ngx_http_request_t),
         ngx_http_wasm_r_uri_changed(ngx_http_request_t),
+        ngx_http_wasm_r_count(ngx_http_request_t),
         ngx_http_wasm_c_buffered(ngx_connection_t),
         ngx_http_wasm_ev_ready(ngx_event_t),
         ngx_http_wasm_ev_timer_set(ngx_event_t),
@@ -86,6 +87,7 @@ unsafe extern "C" {
     pub(crate) fn ngx_http_wasm_post_next_event(ev: *mut ngx_event_t);
     pub(crate) fn ngx_http_wasm_delete_posted_event(ev: *mut ngx_event_t);
     pub(crate) fn ngx_http_wasm_upstream_gone(r: *const ngx_http_request_t) -> ngx_uint_t;
+    pub(crate) fn ngx_http_wasm_end_upstream(r: *mut ngx_http_request_t) -> ngx_uint_t;
     pub(crate) fn ngx_http_wasm_link_request_header(
         r: *mut ngx_http_request_t,
         offset: ngx_uint_t,

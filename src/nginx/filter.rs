@@ -20,6 +20,7 @@ use super::ctx::{Ctx, LevelState, Mode, Stage};
 use super::ffi::{AGAIN, ERROR, INTERNAL_SERVER_ERROR, NoMemory, OK, guard};
 use super::headers_out::{self, Outside, Validators, trailers};
 use super::output::Output;
+use super::page;
 use super::reply::{Change, Flow, Reply};
 use super::request::{HEAD, Request};
 use super::saved::SavedResponse;
@@ -137,7 +138,9 @@ fn begin(ctx: &Rc<Ctx>) -> Result<(), NoMemory> {
         }
         r.set_method_number(sent);
     }
-    *ctx.reply.borrow_mut() = Reply { validators: Validators::of(r), ..Reply::default() };
+    let mut reply = ctx.reply.borrow_mut();
+    *reply = Reply { validators: Validators::of(r), page: reply.page, ..Reply::default() };
+    drop(reply);
     let early = ctx.with_io(|io| {
         io.response = Body::default();
         std::mem::take(&mut io.early)
@@ -161,6 +164,9 @@ fn has_no_body(r: Request) -> bool {
 /// Calls guests, innermost first, until one has to wait or none is left.
 fn run(ctx: &Rc<Ctx>) -> Result<Turn, NoMemory> {
     let r = ctx.request();
+    if let Some(status) = ctx.reply.borrow_mut().failed.take() {
+        return Ok(Turn::Fail(status));
+    }
     loop {
         if ctx.call.borrow().is_some() {
             match task::advance(ctx) {
@@ -265,6 +271,7 @@ fn finish(ctx: &Rc<Ctx>, called: Called) -> Result<(), ngx_int_t> {
 
 fn on_body(ctx: &Rc<Ctx>, chain: *mut ngx_chain_t) -> Result<ngx_int_t, NoMemory> {
     let r = ctx.request();
+    let chain = page::admit(ctx, chain);
     match ctx.stage() {
         Stage::Collecting => match collect::take(ctx, chain) {
             Collected::Partly => Ok(OK),
@@ -421,17 +428,18 @@ unsafe extern "C" fn output_filter(r: *mut c_void, chain: *mut ngx_chain_t) -> n
     })
 }
 
-/// Replaces the response by nginx's page for `status`. The guests that are still owed a call see
-/// that page: the header filter is entered again for it.
+/// The response fails inside the code that sends it. Guests that are owed a call see nginx's page
+/// and may wait with it, and that code would go on then as if the page were its own: they get it in
+/// a turn of its own.
 fn fail(ctx: &Rc<Ctx>, status: ngx_int_t) -> ngx_int_t {
-    let r = ctx.request();
-    ctx.cancel();
-    r.set_held(false);
-    ctx.enter(Stage::Failed);
-    *ctx.reply.borrow_mut() = Reply::default();
-    // SAFETY: the request is live and its header is not sent; nginx cleans headers_out, keeps our
-    // context and sends its page through the filters.
-    unsafe { nginx_sys::ngx_http_filter_finalize_request(r.as_ptr(), super::module_ptr(), status) }
+    if !ctx.owes() {
+        return page::replace(ctx, status);
+    }
+    ctx.reply.borrow_mut().failed = Some(status);
+    ctx.request().set_held(true);
+    ctx.enter(Stage::CallingResponse);
+    ctx.wake();
+    AGAIN
 }
 
 /// The same for a response whose body is complete. nginx ends the connection of a request that a
@@ -463,7 +471,7 @@ fn fail_at_end(ctx: &Rc<Ctx>, status: ngx_int_t) -> Result<ngx_int_t, NoMemory> 
 pub(crate) fn resume(ctx: &Rc<Ctx>) {
     let r = ctx.request();
     let c = r.connection();
-    let rc = match run(ctx) {
+    match run(ctx) {
         Ok(Turn::Hold) => {
             if ctx.stage() == Stage::Collecting {
                 // The sender waits with its buffers in use: they have just been emptied.
@@ -472,19 +480,13 @@ pub(crate) fn resume(ctx: &Rc<Ctx>) {
             }
             return;
         }
-        Ok(Turn::Release) => send(ctx).unwrap_or(ERROR),
-        Ok(Turn::Fail(status)) => match fail(ctx, status) {
-            // A guest around the one that failed waits with the page, and nobody sends any more.
-            AGAIN if r.upstream_gone() => AGAIN,
-            _ => ERROR,
+        Ok(Turn::Fail(status)) => page::replace_outside(ctx, status),
+        Ok(Turn::Release) => match send(ctx) {
+            // Whoever sends this response goes on from its write handler.
+            Ok(rc) if rc != ERROR && rc <= OK => r.post_write_event(),
+            _ => page::abandon(r),
         },
-        Err(NoMemory) => ERROR,
-    };
-    if rc == ERROR || rc > OK {
-        r.finalize(ERROR);
-    } else {
-        // Whoever sends this response goes on from its write handler.
-        r.post_write_event();
+        Err(NoMemory) => page::abandon(r),
     }
     // SAFETY: the connection outlives the request and is recycled on a later turn only.
     unsafe { nginx_sys::ngx_http_run_posted_requests(c) }

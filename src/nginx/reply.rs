@@ -1,8 +1,11 @@
 //! A response between nginx and the guests: how its body flows, and what has become of it.
 
+use nginx_sys::ngx_int_t;
+
 use super::chain::Out;
 use super::headers_out::Validators;
 use super::output::Output;
+use super::page::Page;
 use super::spool::Body;
 
 /// The response on its way through the guests.
@@ -15,6 +18,10 @@ pub(crate) struct Reply {
     pub(crate) change: Change,
     /// The way out of a body that was held, once the header is sent.
     pub(crate) output: Option<Output>,
+    /// It is nginx's page in the place of another response.
+    pub(crate) page: Page,
+    /// It is to be replaced by nginx's page for this status, as soon as nobody is sending it.
+    pub(crate) failed: Option<ngx_int_t>,
 }
 
 /// What guests have done to the body.

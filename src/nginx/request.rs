@@ -405,6 +405,19 @@ impl Request {
         // SAFETY: the request is live.
         unsafe { ffi::ngx_http_wasm_upstream_gone(self.as_ptr()) != 0 }
     }
+
+    /// Ends an upstream that is still at work; whether there was one. Not from inside its calls.
+    /// Its reference to the request is the caller's then, who has to finalize.
+    pub(crate) fn end_upstream(self) -> bool {
+        // SAFETY: the request is live and stays so: a reference is taken for the one that is given up.
+        unsafe { ffi::ngx_http_wasm_end_upstream(self.as_ptr()) != 0 }
+    }
+
+    /// How many have yet to finalize the request.
+    pub(crate) fn references(self) -> ngx_uint_t {
+        // SAFETY: the request is live.
+        unsafe { ffi::ngx_http_wasm_r_count(self.as_ptr()) }
+    }
 }
 
 /// `NGX_HTTP_HEAD`.

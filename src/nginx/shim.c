@@ -26,6 +26,7 @@ GET(ngx_http_request_t, r_valid_unparsed_uri, valid_unparsed_uri)
 GET(ngx_http_request_t, r_valid_location, valid_location)
 GET(ngx_http_request_t, r_quoted_uri, quoted_uri)
 GET(ngx_http_request_t, r_uri_changed, uri_changed)
+GET(ngx_http_request_t, r_count, count)
 GET(ngx_connection_t, c_buffered, buffered)
 GET(ngx_event_t, ev_ready, ready)
 GET(ngx_event_t, ev_timer_set, timer_set)
@@ -109,6 +110,25 @@ ngx_http_wasm_upstream_gone(const ngx_http_request_t *r)
 {
     return r->upstream != NULL && r->upstream->cleanup == NULL
            && r->upstream->header_sent;
+}
+
+
+/*
+ * Ends an upstream that is still at work on the request, as ngx_http_upstream_create() does: the
+ * cleanup handler gives up a reference, and the one that the upstream had is the caller's then.
+ */
+
+ngx_uint_t
+ngx_http_wasm_end_upstream(ngx_http_request_t *r)
+{
+    if (r->upstream == NULL || r->upstream->cleanup == NULL) {
+        return 0;
+    }
+
+    r->main->count++;
+    (*r->upstream->cleanup)(r);
+
+    return 1;
 }
 
 
