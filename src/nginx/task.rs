@@ -274,10 +274,7 @@ pub(crate) fn advance(ctx: &Rc<Ctx>) -> Progress {
                 let ms = time.as_nanos().div_ceil(1_000_000).clamp(1, MAX_SLEEP_MS);
                 // SAFETY: the event is ours and prepared; cancel() takes the timer off.
                 unsafe { ffi::ngx_http_wasm_add_timer(ctx.event(), ms as usize) };
-                if ctx.stage() == Stage::CallingRequest {
-                    // Later on the upstream module watches.
-                    ctx.request().watch_client();
-                }
+                watch_client(ctx);
                 return Progress::Waiting;
             }
             Want::Timer => return Progress::Waiting,
@@ -285,10 +282,19 @@ pub(crate) fn advance(ctx: &Rc<Ctx>) -> Progress {
                 if ctx.body.get() != ClientBody::Reading {
                     // SAFETY: the event is ours and prepared; cancel() takes it off the queue.
                     unsafe { ffi::ngx_http_wasm_post_next_event(ctx.event()) };
+                    watch_client(ctx);
                 }
                 return Progress::Waiting;
             }
         }
+    }
+}
+
+/// A guest that waits, or that has used up its slice, does not go on for a client that went away.
+fn watch_client(ctx: &Ctx) {
+    if ctx.stage() == Stage::CallingRequest {
+        // Later on the upstream module watches.
+        ctx.request().watch_client();
     }
 }
 
