@@ -24,13 +24,14 @@ sub upstream {
 	) // die "can't listen: $!\n";
 }
 
-# The connection over which the next request reaches the upstream, its head read; nothing when none comes in time.
+# The connection over which the next request reaches the upstream, its head read unless it is left $unread; nothing when
+# none comes in time.
 sub arrives {
-	my ($upstream) = @_;
+	my ($upstream, $unread) = @_;
 	IO::Select->new($upstream)->can_read($TIMEOUT) or return;
 	my $c = $upstream->accept() or return;
 	$c->autoflush(1);
-	return received($c, qr/\r\n\r\n/) ? $c : undef;
+	return $unread || received($c, qr/\r\n\r\n/) ? $c : undef;
 }
 
 # Reads until the pattern is there; what has been read, or nothing when it does not come.
