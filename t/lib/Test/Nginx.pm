@@ -92,8 +92,10 @@ sub finish {
 
 	my $log = -f $self->testdir() . '/error.log' ? $self->read_file('error.log') : '';
 	if ($self->{planned}) {
-		my $alerts = join "\n", $log =~ /^.*\[alert\].*$/mg;
-		my $sanitizer = join "\n", $log =~ /^.*(?:Sanitizer|runtime error:).*$/mg;
+		# Line by line: in one match perl looks for an alert at the end of a long log once from each line.
+		my @lines = split /\n/, $log;
+		my $alerts = join "\n", grep { /\[alert\]/ } @lines;
+		my $sanitizer = join "\n", grep { /Sanitizer|runtime error:/ } @lines;
 		# Not by $TODO: it is looked for in a caller, which END does not have.
 		my $builder = Test::More->builder();
 		$builder->todo_start('alerts') if $self->{todo_alerts};
