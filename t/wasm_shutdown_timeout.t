@@ -91,12 +91,13 @@ backend($t);
 # Without it: as long as the clients stay.
 configure('');
 $t->run();
-my $old = worker();
+my $old;
+$old = worker();
 my $begun = said('told of an error');
 my %clients = waiting();
 $t->reload();
 my $new;
-ok(wait_until(sub { ($new) = worker_pids($t); $new && $new != $old }), 'reload');
+ok(wait_until(sub { ($new) = worker_pids($t); $new && $new != $old }, 60), 'reload');
 is(scalar(grep { status(http_get('/fine')) == 204 } 1 .. 20), 20, 'the new worker serves');
 ok(kill(0, $old), 'the old one waits');
 is(said('told of an error') - $begun, 0, 'guests go on');
@@ -107,12 +108,12 @@ is(said('told of an error') - $begun, 5, 'guests are told');
 # With it.
 configure('worker_shutdown_timeout 100ms;');
 $t->reload();
-wait_until(sub { ($old) = worker_pids($t); $old && $old != $new && !kill 0, $new });
+wait_until(sub { ($old) = worker_pids($t); $old && $old != $new && !kill(0, $new) }, 60);
 for my $signal ('HUP', 'QUIT') {
 	my $told = said('told of an error');
 	%clients = waiting();
 	kill $signal, $t->{pid};
-	ok(wait_until(sub { !kill 0, $old }), "$signal: the worker ends");
+	ok(wait_until(sub { !kill(0, $old) }, 60), "$signal: the worker ends");
 	for my $wait (@waits) {
 		is(http_end($clients{$wait}), '', "$signal: $wait: closed");
 	}
@@ -133,7 +134,7 @@ sub configure {
 
 sub worker {
 	my $pid;
-	wait_until(sub { my @pids = worker_pids($t); ($pid) = @pids; @pids == 1 });
+	wait_until(sub { my @pids = worker_pids($t); ($pid) = @pids; @pids == 1 && $pid != ($old // 0) }, 60);
 	return $pid;
 }
 

@@ -195,7 +195,7 @@ for my $inner (@inner) {
 		[ 'page', '500 seen 500, whole', "the operator's" ],
 		[ 'page', '500 seen 500, whole', '0123456789' x 5000, 'other/' ])
 	{
-		my ($place, $expected, $page, $more) = (@$_, '');
+		my ($place, $expected, $page, $more) = (@$_, '', '');
 		my $s = http("GET /$place/$inner/${more}x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", start => 1);
 		my $up = arrives();
 		# It is still at it when the guest traps.

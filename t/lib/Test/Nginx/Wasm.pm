@@ -441,11 +441,11 @@ sub nginx_test {
 	return wantarray ? ($output, $? >> 8) : $output;
 }
 
-# Calls $ready until it returns true, for a bounded time.
+# Calls $ready until it returns true, for a bounded time, or for at most $seconds.
 sub wait_until {
-	my ($ready) = @_;
+	my ($ready, $seconds) = @_;
 
-	my $end = time() + $TIMEOUT;
+	my $end = time() + ($seconds // $TIMEOUT);
 	do {
 		my $result = $ready->();
 		return $result if $result;
