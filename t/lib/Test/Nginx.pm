@@ -30,9 +30,11 @@ our %EXPORT_TAGS = (gzip => [ qw/ http_gzip_request http_gzip_like / ]);
 our $NGINX = $ENV{TEST_NGINX_BINARY} // '/usr/sbin/nginx';
 
 # Seconds: one request; any wait for a process, a file or a socket; a start, which compiles the configured guests.
-my $REQUEST_TIMEOUT = 8;
-my $WAIT_TIMEOUT = 10;
-my $START_TIMEOUT = 60;
+# TEST_NGINX_PATIENCE times as long for an nginx that is known to be slow.
+my $PATIENCE = $ENV{TEST_NGINX_PATIENCE} || 1;
+my $REQUEST_TIMEOUT = 8 * $PATIENCE;
+my $WAIT_TIMEOUT = 10 * $PATIENCE;
+my $START_TIMEOUT = 60 * $PATIENCE;
 
 my @live;       # objects whose processes are still to be stopped
 my %ports;      # port asked for in the test -> [ free port, lock held on it ]

@@ -15,7 +15,7 @@ use Test::Nginx qw/ :DEFAULT /;
 
 our @EXPORT = qw/ bulk_backend bulk bulk_body bulk_digest peak_memory /;
 
-my $TIMEOUT = 60;
+my $TIMEOUT = 60 * ($ENV{TEST_NGINX_PATIENCE} || 1);
 
 # What bodies are made of: their bytes repeat after a length that no buffer size divides.
 my $BLOCK = do {

@@ -22,7 +22,7 @@ our @EXPORT = qw/
 	nginx_test error_log_like error_log_count worker_pids wait_until
 /;
 
-my $TIMEOUT = 8;
+my $TIMEOUT = 8 * ($ENV{TEST_NGINX_PATIENCE} || 1);
 
 ###############################################################################
 # Guests
