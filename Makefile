@@ -12,6 +12,9 @@ SRC_TREE      := $(CURDIR)/target/nginx-1.28
 SRC_NGINX     := $(SRC_TREE)/objs/nginx
 SRC_ARCHIVE   := $(SRC_TREE)/objs/libnginx.a
 SRC_MODULE    := $(SRC_TREE)/$(NAME).so
+ASAN_TREE     := $(CURDIR)/target/nginx-asan
+ASAN_NGINX    := $(ASAN_TREE)/objs/nginx
+ASAN_MODULE   := $(ASAN_TREE)/$(NAME).so
 DEV_MODULE     := $(CURDIR)/target/dev/$(NAME).so
 DEV_SRC_MODULE := $(CURDIR)/target/dev/nginx-1.28/$(NAME).so
 
@@ -28,7 +31,7 @@ PROVE     ?= prove -j$(JOBS)
 # What the build needs from Debian 12, and what only the tests need on top.
 BUILD_PACKAGES := ca-certificates curl gcc libc6-dev libclang-dev make nginx nginx-dev \
                   libpcre2-dev libssl-dev zlib1g-dev
-TEST_PACKAGES  := clang libfcgi-perl libio-socket-ssl-perl lld nghttp2-client nghttp2-server openssl perl \
+TEST_PACKAGES  := clang libfcgi-perl libio-socket-ssl-perl lld llvm nghttp2-client nghttp2-server openssl perl \
                   python3 wabt
 GO_VERSION     := 1.26
 SUDO           := $(if $(filter 0,$(shell id -u)),,sudo)
@@ -137,6 +140,12 @@ t-given t-debian t-1.28: t-%:
 	MALLOC_PERTURB_=165 TEST_NGINX_BINARY=$(run_nginx_$*) TEST_NGINX_GLOBALS='load_module $(run_module_$*); $(GLOBALS_USER)' \
 		timeout -k 10 1200 $(PROVE) -I t/lib $(TESTS)
 
+.PHONY: t-asan
+t-asan: $(ASAN_NGINX) ## run t/*.t under AddressSanitizer and LeakSanitizer: nginx 1.28 and the module built for it
+	@$(asan_env) $(call build,$(ASAN_TREE),--locked --target $(HOST),asan/$(HOST)/debug,$(ASAN_MODULE))
+	TEST_NGINX_PATIENCE=4 PROVE='$(PROVE)' timeout -k 10 3600 \
+		t/asan/run.sh $(ASAN_NGINX) $(ASAN_MODULE) '$(GLOBALS_USER)' $(TESTS)
+
 .PHONY: tck
 tck: $(RUNS:%=tck-%) ## run both official TCK suites on both nginx
 
@@ -236,28 +245,56 @@ nginx-debian:
 	   echo "$$have" > version; }
 
 # nginx 1.28 itself, from the sources in the crate nginx-src.
-SRC_FLAGS := --prefix=$(SRC_TREE)/prefix --with-compat --with-debug --with-threads --with-file-aio --with-pcre-jit \
+SRC_FLAGS := --with-compat --with-debug --with-threads --with-file-aio --with-pcre-jit \
 	--with-http_ssl_module --with-http_v2_module --with-http_v3_module --with-http_realip_module \
 	--with-http_addition_module --with-http_sub_module --with-http_gunzip_module --with-http_gzip_static_module \
 	--with-http_auth_request_module --with-http_slice_module --with-http_secure_link_module \
-	--with-http_random_index_module --with-http_dav_module --with-http_stub_status_module --with-cc-opt='-g -O2 -fPIC'
+	--with-http_random_index_module --with-http_dav_module --with-http_stub_status_module
+SRC_CRATE := t/nginx-src/Cargo.toml t/nginx-src/Cargo.lock
 
 .PHONY: nginx-1.28
 nginx-1.28: $(SRC_NGINX)
 
-$(SRC_NGINX): t/nginx-src/Cargo.toml t/nginx-src/Cargo.lock
-	@src=$$($(CARGO) metadata --locked --format-version 1 --manifest-path t/nginx-src/Cargo.toml \
-	        --filter-platform "$$(rustc -vV | sed -n 's/^host: //p')" | \
-	      grep -o '"manifest_path":"[^"]*/nginx-src-[^"]*/Cargo.toml"' | cut -d '"' -f 4); \
-	 test -n "$$src" || { echo 'the crate nginx-src was not found' >&2; exit 1; }; \
-	 echo "building $$(basename "$${src%/Cargo.toml}")"; \
-	 rm -rf $(SRC_TREE) && mkdir -p target && cp -r "$${src%/Cargo.toml}/nginx" $(SRC_TREE) && cd $(SRC_TREE) && \
-	 auto/configure $(SRC_FLAGS) > configure.log && $(MAKE) -j$(JOBS) > build.log
+$(SRC_NGINX): $(SRC_CRATE)
+	@$(call source,$(SRC_TREE)) && cd $(SRC_TREE) && \
+	 auto/configure --prefix=$(SRC_TREE)/prefix $(SRC_FLAGS) --with-cc-opt='-g -O2 -fPIC' > configure.log && \
+	 $(MAKE) -j$(JOBS) > build.log
 
 # Its objects as a library; the test binary brings a main() of its own.
 $(SRC_ARCHIVE): $(SRC_NGINX)
 	@cd $(SRC_TREE)/objs && objcopy --redefine-sym main=ngx_main src/core/nginx.o ngx_main.o && \
 	 find src -name '*.o' ! -path src/core/nginx.o | xargs ar rcs libnginx.a ngx_modules.o ngx_main.o
+
+# The same for AddressSanitizer. C and Rust share the runtime that comes with Rust; it is linked into nginx, and -Xclang
+# keeps the linker from adding one of clang's. NGX_DEBUG_PALLOC: a pool takes every allocation from malloc, so that each
+# has red zones of its own. RUSTC_BOOTSTRAP: a flag of nightly for the Rust that everything else is built with.
+HOST            = $(shell rustc -vV | sed -n 's/^host: //p')
+ASAN_RUNTIME    = $(shell rustc --print target-libdir)/librustc-stable_rt.asan.a
+ASAN_CC_OPT    := -g -O1 -fPIC -fno-omit-frame-pointer -DNGX_DEBUG_PALLOC=1 \
+	-Xclang -fsanitize=address -Xclang -fsanitize-address-use-after-scope
+ASAN_RUSTFLAGS := -Zsanitizer=address -Cforce-frame-pointers=yes
+ASAN_DETECTOR  := $(wildcard t/asan/detector/*)
+asan_env = CARGO_TARGET_DIR=$(CURDIR)/target/asan RUSTC_BOOTSTRAP=1 RUSTFLAGS='$(ASAN_RUSTFLAGS)' \
+	CC=clang CFLAGS_$(subst -,_,$(HOST))='-fsanitize=address -fno-omit-frame-pointer -g'
+
+$(ASAN_NGINX): $(SRC_CRATE) $(ASAN_DETECTOR)
+	@$(call source,$(ASAN_TREE)) && \
+	 RUSTC_BOOTSTRAP=1 rustc --edition 2024 --crate-type lib --emit obj -O $(ASAN_RUSTFLAGS) \
+	       -o $(ASAN_TREE)/faults.o t/asan/detector/faults.rs && cd $(ASAN_TREE) && \
+	 auto/configure --prefix=$(ASAN_TREE)/prefix $(SRC_FLAGS) --add-module=$(CURDIR)/t/asan/detector \
+	       --with-cc=clang --with-cc-opt='$(ASAN_CC_OPT)' \
+	       --with-ld-opt='-Wl,--whole-archive,$(ASAN_RUNTIME),--no-whole-archive -lpthread -lrt -lm -ldl' \
+	       > configure.log && $(MAKE) -j$(JOBS) > build.log
+
+# $(call source,TREE): a tree of nginx 1.28's sources
+define source
+	src=$$($(CARGO) metadata --locked --format-version 1 --manifest-path t/nginx-src/Cargo.toml \
+	        --filter-platform $(HOST) | \
+	      grep -o '"manifest_path":"[^"]*/nginx-src-[^"]*/Cargo.toml"' | cut -d '"' -f 4); \
+	 test -n "$$src" || { echo 'the crate nginx-src was not found' >&2; exit 1; }; \
+	 echo "building $$(basename "$${src%/Cargo.toml}") in $(1)"; \
+	 rm -rf $(1) && mkdir -p target && cp -r "$${src%/Cargo.toml}/nginx" $(1)
+endef
 
 # $(call build,NGINX TREE,CARGO FLAGS,PROFILE DIRECTORY,RESULT): build the cdylib alone (with an rlib beside it
 # there is no LTO) and put it in place by a rename: nginx may have the old file mapped.

@@ -11,7 +11,8 @@ use warnings;
 use Cwd qw/ abs_path /;
 use Exporter qw/ import /;
 use Fcntl qw/ :flock /;
-use File::Basename qw/ dirname /;
+use File::Basename qw/ basename dirname /;
+use File::Glob qw/ bsd_glob /;
 use File::Path qw/ make_path /;
 use File::Temp;
 use IO::Handle;
@@ -38,6 +39,13 @@ my $START_TIMEOUT = 60 * $PATIENCE;
 
 my @live;       # objects whose processes are still to be stopped
 my %ports;      # port asked for in the test -> [ free port, lock held on it ]
+
+# Where an nginx built with a sanitizer is to report, one file per process: its stderr is not always a file that is read.
+my $reports = $ENV{TEST_NGINX_REPORTS};
+if (defined $reports) {
+	$reports .= '/' . basename($0);
+	$ENV{ASAN_OPTIONS} = join ':', grep { length } $ENV{ASAN_OPTIONS} // '', "log_path=$reports";
+}
 
 # What a running nginx hands to its successor is not for ours.
 delete $ENV{NGINX};
@@ -97,7 +105,7 @@ sub finish {
 		# Line by line: in one match perl looks for an alert at the end of a long log once from each line.
 		my @lines = split /\n/, $log;
 		my $alerts = join "\n", grep { /\[alert\]/ } @lines;
-		my $sanitizer = join "\n", grep { /Sanitizer|runtime error:/ } @lines;
+		my $sanitizer = join "\n", grep { /Sanitizer|runtime error:/ && !/WARNING: ptrace/ } @lines, split /\n/, $self->reports();
 		# Not by $TODO: it is looked for in a caller, which END does not have.
 		my $builder = Test::More->builder();
 		$builder->todo_start('alerts') if $self->{todo_alerts};
@@ -110,6 +118,19 @@ sub finish {
 		print "# $_\n" for split /\n/, $log;
 	}
 	return;
+}
+
+# What a sanitizer has reported in this test.
+sub reports {
+	my ($self) = @_;
+
+	my $text = '';
+	for my $path (defined $reports ? bsd_glob("$reports.*") : ()) {
+		open my $fh, '<:raw', $path or die "Can't open $path: $!\n";
+		local $/;
+		$text .= <$fh> // '';
+	}
+	return $text;
 }
 
 sub testdir {
@@ -210,6 +231,8 @@ sub reload {
 sub dump_config {
 	my ($self) = @_;
 	my $dir = $self->testdir();
+	# What was configured is left to the system at the end.
+	local $ENV{ASAN_OPTIONS} = join ':', $ENV{ASAN_OPTIONS} // '', 'detect_leaks=0';
 	return scalar qx{'$NGINX' -T -p '$dir/' -c nginx.conf -e error.log 2>&1};
 }
 
