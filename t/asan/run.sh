@@ -28,10 +28,13 @@ rm -rf "$reports"
 mkdir -p "$reports/detector"
 
 # A process dies of its first report, which is an alert in its master's log.
-# What malloc returns is never zero by luck.
+# What malloc returns is never zero by luck. What was freed is kept until it
+# comes to 32 MB, with as much again for what stands beside it in the heap.
 options=abort_on_error=1:detect_leaks=1:detect_stack_use_after_return=1
 options=$options:strict_string_checks=1:max_malloc_fill_size=1048576:malloc_fill_byte=165
+options=$options:quarantine_size_mb=32
 export ASAN_OPTIONS="$options"
+export TEST_NGINX_KEPT_MEMORY=65536
 export LSAN_OPTIONS="suppressions=$here/leaks.supp:print_suppressions=0"
 
 # nginx hands its successor only the variables it is told of.

@@ -20,9 +20,10 @@ our @EXPORT = qw/
 	guest guest_file built module_path repo
 	backend curl status header content replies read_reply connection
 	nginx_test error_log_like error_log_count worker_pids wait_until
+	patience kept_memory
 /;
 
-my $TIMEOUT = 8 * ($ENV{TEST_NGINX_PATIENCE} || 1);
+my $TIMEOUT = patience(8);
 
 ###############################################################################
 # Guests
@@ -441,6 +442,18 @@ sub nginx_test {
 	local $ENV{ASAN_OPTIONS} = join ':', $ENV{ASAN_OPTIONS} // '', 'detect_leaks=0';
 	my $output = qx{'$nginx' -t -p '$dir/' -c test.conf -e stderr 2>&1};
 	return wantarray ? ($output, $? >> 8) : $output;
+}
+
+# A time that is long enough for nginx to do something else, on an nginx that may be known to be slow.
+sub patience {
+	my ($time) = @_;
+	return $time * ($ENV{TEST_NGINX_PATIENCE} || 1);
+}
+
+# What a process keeps of the memory it has freed, in kB, and may grow by: nothing to speak of without a sanitizer,
+# which keeps it to see whether it is used again.
+sub kept_memory {
+	return $ENV{TEST_NGINX_KEPT_MEMORY} || 0;
 }
 
 # Calls $ready until it returns true, for a bounded time, or for at most $seconds.
