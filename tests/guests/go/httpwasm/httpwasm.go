@@ -50,6 +50,9 @@ func getMethod(buf unsafe.Pointer, limit uint32) uint32
 //go:wasmimport http_handler get_uri
 func getURI(buf unsafe.Pointer, limit uint32) uint32
 
+//go:wasmimport http_handler set_uri
+func setURI(uri unsafe.Pointer, uriLen uint32)
+
 //go:wasmimport http_handler get_header_values
 func getHeaderValues(kind uint32, name unsafe.Pointer, nameLen uint32, buf unsafe.Pointer, limit uint32) uint64
 
@@ -76,6 +79,12 @@ func Method() string { return get(getMethod) }
 
 // URI is the path and query of the request.
 func URI() string { return get(getURI) }
+
+// SetURI replaces path and query.
+func SetURI(uri string) {
+	u := []byte(uri)
+	setURI(pointer(u), uint32(len(u)))
+}
 
 // Header is the first value of a header, or nothing.
 func Header(kind uint32, name string) string {
