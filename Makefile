@@ -33,6 +33,8 @@ BUILD_PACKAGES := ca-certificates curl gcc libc6-dev libclang-dev make nginx ngi
                   libpcre2-dev libssl-dev zlib1g-dev
 TEST_PACKAGES  := clang libfcgi-perl libio-socket-ssl-perl lld llvm nghttp2-client nghttp2-server openssl perl \
                   python3 wabt
+# Peers and tools of the benchmark.
+BENCH_PACKAGES := libnginx-mod-http-js libnginx-mod-http-lua linux-perf util-linux wabt wrk
 GO_VERSION     := 1.26
 SUDO           := $(if $(filter 0,$(shell id -u)),,sudo)
 
@@ -210,6 +212,19 @@ debtest: deb ## install the package into a clean Debian 12, serve with it, remov
 	@$(call install,mmdebstrap)
 	$(SUDO) timeout -k 10 600 pkg/test-deb target/deb/*.deb tests/guests/examples/auth.wat 'WWW-Authenticate: Basic realm="test"'
 
+##@ Benchmark (a smoke run: QUICK=1; some parts only: ONLY=headers,in-flight; another module: MODULE=/path/module.so)
+
+.PHONY: bench
+bench: deps deps-bench $(if $(MODULE),nginx-debian,module) ## install and build the peers, measure all side by side in one run, print; WRITE=1 writes docs/benchmarks.md
+	@$(call built,$(or $(run_module_given),$(DEBIAN_MODULE)))
+	timeout -k 10 2400 tests/bench/run.sh $(DEBIAN_NGINX) $(or $(run_module_given),$(DEBIAN_MODULE)) $(DEBIAN_TREE) \
+		$(if $(QUICK),-quick) $(if $(ONLY),-only $(ONLY))
+	$(if $(WRITE),@$(MAKE) --no-print-directory bench-page)
+
+.PHONY: bench-page
+bench-page: ## write docs/benchmarks.md and its charts from the last run of bench
+	target/bench/bench -dir target/bench -page docs
+
 ##@ Machine
 
 .PHONY: deps
@@ -221,11 +236,12 @@ deps: ## install what the build needs and this machine lacks (Debian packages)
 deps-test: ## install what the tests need on top; checks for Go and Rust's wasm32-wasip1
 	@$(call install,$(TEST_PACKAGES))
 	@command -v npm >/dev/null || { $(call install,nodejs npm); }
-	@have=$$(go env GOVERSION 2>/dev/null | sed 's/^go//'); \
-	 printf '%s\n' $(GO_VERSION) "$${have:-0}" | sort -V -C || \
-	 { echo "Go $(GO_VERSION) or later expected for the tests, found $${have:-none}" >&2; exit 1; }
-	@test -d "$$(rustc --print target-libdir --target wasm32-wasip1)" || rustup target add wasm32-wasip1 || \
-	 { echo "Rust's target wasm32-wasip1 expected for the tests: rustup target add wasm32-wasip1" >&2; exit 1; }
+	@$(call toolchains)
+
+.PHONY: deps-bench
+deps-bench: ## install what the benchmark needs on top; checks for Go and Rust's wasm32-wasip1
+	@$(call install,$(BENCH_PACKAGES))
+	@$(call toolchains)
 
 .PHONY: help
 help: ## list the targets
@@ -320,4 +336,13 @@ define install
 	 test -z "$$missing" || { echo "installing$$missing"; \
 	   $(SUDO) apt-get update -q && \
 	   $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing; }
+endef
+
+# Go, and Rust for guests.
+define toolchains
+	have=$$(go env GOVERSION 2>/dev/null | sed 's/^go//'); \
+	 printf '%s\n' $(GO_VERSION) "$${have:-0}" | sort -V -C || \
+	 { echo "Go $(GO_VERSION) or later expected, found $${have:-none}" >&2; exit 1; }; \
+	 test -d "$$(rustc --print target-libdir --target wasm32-wasip1)" || rustup target add wasm32-wasip1 || \
+	 { echo "Rust's target wasm32-wasip1 expected: rustup target add wasm32-wasip1" >&2; exit 1; }
 endef

@@ -1,0 +1,90 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// pickCPUs gives the worker one core and the load another.
+func pickCPUs(s *Settings) error {
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return err
+	}
+	list := ""
+	for line := range strings.Lines(string(status)) {
+		if rest, found := strings.CutPrefix(line, "Cpus_allowed_list:"); found {
+			list = strings.TrimSpace(rest)
+		}
+	}
+	var cpus []int
+	for part := range strings.SplitSeq(list, ",") {
+		first, last, ranged := strings.Cut(part, "-")
+		if !ranged {
+			last = first
+		}
+		from, err1 := strconv.Atoi(first)
+		to, err2 := strconv.Atoi(last)
+		if err1 != nil || err2 != nil {
+			return fmt.Errorf("cannot read Cpus_allowed_list %q", list)
+		}
+		for cpu := from; cpu <= to; cpu++ {
+			cpus = append(cpus, cpu)
+		}
+	}
+	if len(cpus) < 2 {
+		return fmt.Errorf("two CPUs are needed, one for the worker and one for the load, but only %q may be used", list)
+	}
+	s.WorkerCPU, s.LoadCPU = cpus[0], cpus[1]
+
+	return nil
+}
+
+// pinned is a command on one core.
+func pinned(cpu int, name string, args ...string) *exec.Cmd {
+	cmd := exec.Command("taskset", append([]string{"-c", strconv.Itoa(cpu), name}, args...)...)
+	// Nothing is left behind when the benchmark is killed.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+
+	return cmd
+}
+
+// machine describes where this runs, for the page.
+func machine(s *Settings) []string {
+	lines := []string{fmt.Sprintf("%s, %d CPUs, %s", firstOf("/proc/cpuinfo", "model name"), runtime.NumCPU(),
+		firstOf("/proc/meminfo", "MemTotal"))}
+	if release, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
+		lines = append(lines, "Linux "+strings.TrimSpace(string(release)))
+	}
+	out, _ := exec.Command(s.Nginx, "-v").CombinedOutput()
+	lines = append(lines, strings.TrimSpace(strings.TrimPrefix(string(out), "nginx version: ")))
+	for _, name := range []string{"libnginx-mod-http-lua", "libnginx-mod-http-js", "wrk"} {
+		out, err := exec.Command("dpkg-query", "-W", "-f", "${Package} ${Version}", name).Output()
+		if err == nil {
+			lines = append(lines, string(out))
+		}
+	}
+
+	return append(lines, "http-wasm-host-go v0.7.0, "+runtime.Version())
+}
+
+func firstOf(file, key string) string {
+	f, err := os.Open(file)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		if name, value, found := strings.Cut(lines.Text(), ":"); found && strings.TrimSpace(name) == key {
+			return strings.TrimSpace(value)
+		}
+	}
+
+	return ""
+}

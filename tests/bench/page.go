@@ -1,0 +1,178 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"image/color"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/plotter"
+	"gonum.org/v1/plot/plotutil"
+	"gonum.org/v1/plot/vg"
+)
+
+// writePage writes benchmarks.md and its charts from a run that was kept.
+func writePage(dir, results string) error {
+	text, err := os.ReadFile(results)
+	if err != nil {
+		return fmt.Errorf("no run to write about: %w", err)
+	}
+	var r Report
+	if err := json.Unmarshal(text, &r); err != nil {
+		return fmt.Errorf("%s: %w", results, err)
+	}
+	charts := filepath.Join(dir, "benchmarks")
+	if err := os.MkdirAll(charts, 0o755); err != nil {
+		return err
+	}
+
+	var page strings.Builder
+	page.WriteString("# Benchmarks\n\n<!-- Written by `make bench-page`; changes get lost. -->\n\n")
+	fmt.Fprintf(&page, "The module beside nginx itself, a native module, Lua, njs and the reference host, all in one run of\n\n```sh\nmake bench\n```\n\non %s:\n\n", r.When)
+	for _, line := range r.Machine {
+		fmt.Fprintf(&page, "- %s\n", line)
+	}
+	page.WriteString(method)
+	if r.Quick {
+		page.WriteString("\n**This was a smoke run (`QUICK=1`): its figures mean nothing.**\n")
+	}
+
+	page.WriteString("\n## Targets\n\n| | measured | target | |\n|---|---|---|---|\n")
+	for _, t := range r.Targets {
+		tableRow(&page, t.cells())
+	}
+
+	page.WriteString("\n## Jobs\n")
+	if job := r.job("headers"); job != nil {
+		if err := addedChart(job, filepath.Join(charts, "added.svg")); err != nil {
+			return err
+		}
+		page.WriteString("\n![CPU added to a request by job (a)](benchmarks/added.svg)\n")
+	}
+	for i := range r.Jobs {
+		fmt.Fprintf(&page, "\n### %s\n\n", r.Jobs[i].Title)
+		tableRow(&page, columns)
+		page.WriteString(strings.Repeat("|---", len(columns)) + "|\n")
+		for j := range r.Jobs[i].Rows {
+			tableRow(&page, r.Jobs[i].cells(&r.Jobs[i].Rows[j]))
+		}
+	}
+
+	page.WriteString("\n## Growth of cost\n")
+	for i := range r.Curves {
+		c := &r.Curves[i]
+		if err := curveChart(c, filepath.Join(charts, c.Key+".svg")); err != nil {
+			return err
+		}
+		fmt.Fprintf(&page, "\n### %s: %s\n\n![%[1]s](benchmarks/%s.svg)\n\n", c.Title, c.Y, c.Key)
+		tableRow(&page, append([]string{c.X}, numbers(longest(c))...))
+		page.WriteString(strings.Repeat("|---", len(longest(c))+1) + "|\n")
+		for _, line := range c.Lines {
+			tableRow(&page, append([]string{line.Peer}, numbers(line.Y)...))
+		}
+		if c.Note != "" {
+			fmt.Fprintf(&page, "\n%s\n", c.Note)
+		}
+	}
+
+	return os.WriteFile(filepath.Join(dir, "benchmarks.md"), []byte(page.String()), 0o644)
+}
+
+const method = `
+Every peer has an nginx of its own that loads nothing but what it needs, with one worker on one core; wrk has another
+core. Rounds of all peers follow each other, and each begins with another peer. A ratio is taken within a round; tables
+show the median of all rounds and, in parentheses, the least and the greatest. CPU is the time that all threads of the
+worker were on the core (` + "`/proc/PID/schedstat`" + `), over the requests that were answered; added is what is beyond
+nginx without the job in the same round. Before anything is timed, every peer's answer is compared with the one
+expected, and so is what reaches a backend. Guests in WAT, Rust and Go, the native module and the scripts are in
+[tests/bench](../tests/bench).
+`
+
+func tableRow(page *strings.Builder, cells []string) {
+	page.WriteString("| " + strings.Join(cells, " | ") + " |\n")
+}
+
+func numbers(values []float64) []string {
+	var texts []string
+	for _, v := range values {
+		texts = append(texts, number(v))
+	}
+
+	return texts
+}
+
+func longest(c *Curve) []float64 {
+	var xs []float64
+	for _, line := range c.Lines {
+		if len(line.X) > len(xs) {
+			xs = line.X
+		}
+	}
+
+	return xs
+}
+
+// addedChart is a bar for every peer of a job.
+func addedChart(job *JobResult, file string) error {
+	p := newPlot("CPU added to a request, "+job.Title, "", "µs")
+	var names []string
+	var values plotter.Values
+	for _, row := range job.Rows {
+		// The reference host is no nginx: its scale would hide the others.
+		if row.Peer != bare && row.Peer != reference {
+			names = append(names, row.Peer)
+			values = append(values, max(row.Added.Median, 0))
+		}
+	}
+	bars, err := plotter.NewBarChart(values, vg.Points(28))
+	if err != nil {
+		return err
+	}
+	bars.Color, bars.LineStyle.Width = plotutil.Color(2), 0
+	p.Add(bars)
+	p.NominalX(names...)
+
+	return p.Save(9*vg.Inch, 4*vg.Inch, file)
+}
+
+func curveChart(c *Curve, file string) error {
+	p := newPlot(c.Title, c.X, c.Y)
+	if c.Log {
+		p.X.Scale, p.X.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
+		p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
+	} else {
+		p.Y.Min = 0
+	}
+	for i, line := range c.Lines {
+		points := make(plotter.XYs, 0, len(line.X))
+		for j := range line.X {
+			// What is lost in noise has no place on a scale of logarithms.
+			if !c.Log || line.Y[j] > 0 {
+				points = append(points, plotter.XY{X: line.X[j], Y: line.Y[j]})
+			}
+		}
+		drawn, dots, err := plotter.NewLinePoints(points)
+		if err != nil {
+			return err
+		}
+		drawn.Color, dots.Color, dots.Shape = plotutil.Color(i), plotutil.Color(i), plotutil.Shape(i)
+		p.Add(drawn, dots)
+		p.Legend.Add(line.Peer, drawn, dots)
+	}
+	p.Legend.Top, p.Legend.Left = true, true
+
+	return p.Save(8*vg.Inch, 4*vg.Inch, file)
+}
+
+func newPlot(title, x, y string) *plot.Plot {
+	p := plot.New()
+	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = title, x, y
+	// Readable on a page that is dark, too.
+	p.BackgroundColor = color.White
+	p.Add(plotter.NewGrid())
+
+	return p
+}
