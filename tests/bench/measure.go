@@ -2,6 +2,7 @@ package main
 
 import (
 	_ "embed"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -65,8 +66,21 @@ var countsInstructions = func() bool {
 	return err == nil && strings.Contains(string(out), "instructions") && !strings.Contains(string(out), "<not")
 }()
 
-// measure loads a port of a server for a while.
+// measure loads a port of a server for a while. A machine that is busy with something else may not get to a single
+// request in that time: then it is tried again.
 func measure(s *Settings, server *Server, port int, l Load) (Sample, error) {
+	for {
+		sample, err := measureOnce(s, server, port, l)
+		if err != errNothingDone || l.Seconds > 10 {
+			return sample, err
+		}
+		l.Seconds *= 3
+	}
+}
+
+var errNothingDone = errors.New("not one request was answered in time")
+
+func measureOnce(s *Settings, server *Server, port int, l Load) (Sample, error) {
 	script := filepath.Join(s.Dir, "load.lua")
 	if err := os.WriteFile(script, loadScript, 0o644); err != nil {
 		return Sample{}, err
@@ -101,11 +115,11 @@ func measure(s *Settings, server *Server, port int, l Load) (Sample, error) {
 }
 
 func readSample(out string, cpuNanos int64) (Sample, error) {
-	var requests, micros, errors int64
+	var requests, micros, failed int64
 	var instructions float64
 	for line := range strings.Lines(out) {
 		if rest, found := strings.CutPrefix(line, "bench: "); found {
-			if _, err := fmt.Sscan(rest, &requests, &micros, &errors); err != nil {
+			if _, err := fmt.Sscan(rest, &requests, &micros, &failed); err != nil {
 				return Sample{}, fmt.Errorf("wrk said %q: %w", line, err)
 			}
 		}
@@ -113,8 +127,11 @@ func readSample(out string, cpuNanos int64) (Sample, error) {
 			instructions, _ = strconv.ParseFloat(count, 64)
 		}
 	}
-	if requests == 0 || errors != 0 {
-		return Sample{}, fmt.Errorf("%d requests done, %d errors\n%s", requests, errors, out)
+	if failed != 0 {
+		return Sample{}, fmt.Errorf("%d requests done, %d failed\n%s", requests, failed, out)
+	}
+	if requests == 0 {
+		return Sample{}, errNothingDone
 	}
 	n := float64(requests)
 
