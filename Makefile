@@ -225,6 +225,10 @@ bench: deps deps-bench $(if $(MODULE),nginx-debian,module) ## install and build 
 bench-page: ## write docs/benchmarks.md and its charts from the last run of bench
 	target/bench/bench -dir target/bench -page docs
 
+.PHONY: microbench
+microbench: ## time host functions and calls without nginx, as ratios to an empty call
+	cd tests/bench/micro && CARGO_TARGET_DIR=$(CURDIR)/target/bench/build timeout -k 10 2400 $(CARGO) bench --locked
+
 ##@ Machine
 
 .PHONY: deps
