@@ -131,20 +131,23 @@ func inFlight(s *Settings, peer *Peer) (*Line, error) {
 	return line, nil
 }
 
-// waitHeld waits until the slow backend holds that many requests.
+// waitHeld waits until the slow backend holds that many requests, for as long as they become more.
 func waitHeld(port, n int) error {
-	have := ""
-	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-		var err error
-		if have, err = control(port, "/"); err != nil {
+	last := ""
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		have, err := control(port, "/")
+		if err != nil {
 			return err
 		}
 		if have == strconv.Itoa(n) {
 			return nil
 		}
+		if have != last {
+			last, deadline = have, time.Now().Add(time.Minute)
+		}
 	}
 
-	return fmt.Errorf("%s of %d requests reached the backend", have, n)
+	return fmt.Errorf("%s of %d requests reached the backend", last, n)
 }
 
 func control(port int, path string) (string, error) {
