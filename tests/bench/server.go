@@ -99,7 +99,8 @@ func location(port int, conf, content, extra string) string {
 		port, conf, content, extra)
 }
 
-// nginxConf is everything around the server blocks.
+// nginxConf is everything around the server blocks. A third of the connections stays free: nginx closes idle ones when
+// there are few left.
 func nginxConf(s *Settings, kind Kind, up upstreams, blocks string) string {
 	user := ""
 	if os.Getuid() == 0 {
@@ -110,7 +111,7 @@ func nginxConf(s *Settings, kind Kind, up upstreams, blocks string) string {
 daemon off;
 pid nginx.pid;
 error_log error.log warn;
-events { worker_connections ` + strconv.Itoa(2*s.maxInFlight()+512) + `; }
+events { worker_connections ` + strconv.Itoa(3*s.maxInFlight()+512) + `; }
 http {
     access_log off;
     default_type text/plain;
