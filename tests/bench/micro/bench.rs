@@ -184,6 +184,7 @@ fn load(engine: &Engine, imports: &str, body: &str) -> Guest<Quiet> {
         limits: Limits::default(),
         env: Vec::new(),
         dirs: Vec::new(),
+        strict: false,
     };
     Guest::new(engine, &module, settings).expect("links")
 }
