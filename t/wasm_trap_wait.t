@@ -81,6 +81,7 @@ events {
 
 http {
     %%TEST_GLOBALS_HTTP%%
+    http_wasm_breaker off;
 
     error_log %%TESTDIR%%/info.log info;
     http_wasm_pool max=1 wait=1h;
