@@ -5,7 +5,7 @@
 //! escaped and cut, so no text here can carry a line break or a terminal sequence into a log.
 //! Nothing here is meant for a client.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::time::Duration;
 
 use crate::abi::Features;
@@ -97,6 +97,28 @@ impl fmt::Display for Quoted {
 impl fmt::Debug for Quoted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "\"{self}\"")
+    }
+}
+
+/// Bytes as text that stays on one line: control characters and what is not UTF-8 are escaped.
+pub struct Escaped<'a>(pub &'a [u8]);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for chunk in self.0.utf8_chunks() {
+            for c in chunk.valid().chars() {
+                // U+2028 and U+2029 break lines in log viewers.
+                if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') {
+                    write!(f, "{}", c.escape_default())?;
+                } else {
+                    f.write_char(c)?;
+                }
+            }
+            for byte in chunk.invalid() {
+                write!(f, "\\x{byte:02x}")?;
+            }
+        }
+        Ok(())
     }
 }
 

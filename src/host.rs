@@ -8,6 +8,7 @@ pub mod body;
 pub mod fields;
 pub mod linker;
 pub mod message;
+pub mod policy;
 
 use std::borrow::Cow;
 use std::future::Future;

@@ -15,6 +15,10 @@ use super::request::Request;
 use super::spool::{Body, SpoolError};
 use super::{body, headers_in, task, uri};
 use crate::abi::{BodyKind, Features, FieldKind, Level};
+use crate::host::policy::{
+    FIELD_COST, FIELDS_MAX, FIELDS_NAME, LINE_COST, LOGGED_ENOUGH, LOGGED_MAX, MESSAGE_MAX,
+    REQUEST_NAME, RESPONSE_NAME, SET_MAX, SET_NAME, UNSAFE_PATH,
+};
 use crate::host::{Chunk, Host, Refusal, Write};
 
 /// A request lent to one guest call; or no request at all, for start functions that run when the
@@ -24,23 +28,6 @@ pub(crate) struct Exchange {
     log: Log,
     lent: Option<Lent>,
 }
-
-/// What guests may set on one request, in bytes: thirty times what nginx accepts of a client with its
-/// default `large_client_header_buffers` (4 of 8k).
-const COPIED_MAX: usize = 1 << 20;
-/// How many fields of one kind guests may set or add on one request: as many as nginx takes from a
-/// client (`max_headers`, where it has that). Lists are searched line by line, by nginx's modules too.
-const FIELDS_MAX: usize = 1000;
-/// What a field costs beside its text, as nginx keeps it.
-const FIELD_COST: usize = 64;
-
-/// What guests may write to the log for one request, in bytes, a line costing [`LINE_COST`] on top:
-/// some thousand lines, so that nobody fills a disk by asking.
-const LOGGED_MAX: usize = 1 << 20;
-/// What nginx adds to a line: time, process, client, request.
-const LINE_COST: usize = 256;
-/// What is kept of one message.
-const MESSAGE_MAX: usize = 64 << 10;
 
 struct Lent {
     ctx: Rc<Ctx>,
@@ -99,11 +86,8 @@ impl Exchange {
     fn charge(&mut self, bytes: usize) -> Result<(), Refusal> {
         let Some((_, io)) = self.open() else { return Ok(()) };
         io.copied = io.copied.saturating_add(bytes + FIELD_COST);
-        if io.copied > COPIED_MAX {
-            return Err(Refusal::TooLarge {
-                what: "what guests set on one request (fields, method, URI)",
-                limit: COPIED_MAX as u64,
-            });
+        if io.copied > SET_MAX {
+            return Err(Refusal::TooLarge { what: SET_NAME, limit: SET_MAX as u64 });
         }
         Ok(())
     }
@@ -114,8 +98,7 @@ impl Exchange {
             let count = &mut io.fields_set[kind as usize];
             *count += 1;
             if *count > FIELDS_MAX {
-                let what = "fields of one kind that guests set on one request";
-                return Err(Refusal::TooMany { what, limit: FIELDS_MAX });
+                return Err(Refusal::TooMany { what: FIELDS_NAME, limit: FIELDS_MAX });
             }
         }
         self.charge(2 * name.len() + value.len())
@@ -167,8 +150,7 @@ impl Host for Exchange {
                 return;
             }
             if io.logged > LOGGED_MAX {
-                let text = b"has written too much for one request: nothing more is logged for it";
-                return self.log.guest(Level::Warn, &self.name, text);
+                return self.log.guest(Level::Warn, &self.name, LOGGED_ENOUGH.as_bytes());
             }
         }
         self.log.guest(level, &self.name, kept);
@@ -205,7 +187,7 @@ impl Host for Exchange {
         self.charge(3 * target.len())?;
         if let Some((r, io)) = self.open() {
             if !uri::set(r, target)? {
-                return Err(Refusal::Unfit("nginx finds the path unsafe"));
+                return Err(Refusal::Unfit(UNSAFE_PATH));
             }
             // As the guest knows it; the request line has its query escaped.
             io.uri = Some(target.to_vec());
@@ -360,7 +342,7 @@ impl Host for Exchange {
         let (body, what, room) = match (kind, io.mode) {
             (BodyKind::Request, _) => {
                 let body = io.request_written.get_or_insert_default();
-                (body, "the request body (client_max_body_size)", body::room(r))
+                (body, REQUEST_NAME, body::room(r))
             }
             (BodyKind::Response, mode) => {
                 let body = if mode == Mode::Request {
@@ -369,7 +351,7 @@ impl Host for Exchange {
                     io.response_emptied = false;
                     io.response_written.get_or_insert_default()
                 };
-                (body, "the response body (http_wasm_response_buffer)", LocConf::response_room(r))
+                (body, RESPONSE_NAME, LocConf::response_room(r))
             }
         };
         if write == Write::Replace {
@@ -406,8 +388,8 @@ impl Host for Exchange {
 
     fn set_template(&mut self, name: &[u8]) -> Result<(), Refusal> {
         if let Some((_, io)) = self.open() {
-            if name.len() > COPIED_MAX {
-                return Err(Refusal::TooLarge { what: "the template", limit: COPIED_MAX as u64 });
+            if name.len() > SET_MAX {
+                return Err(Refusal::TooLarge { what: "the template", limit: SET_MAX as u64 });
             }
             // Replaces what was there: nothing piles up.
             io.template = name.to_vec();

@@ -14,21 +14,7 @@ use nginx_sys::{
 
 use super::ffi::{self, NoMemory, OK, bytes};
 use super::request::{Request, empty};
-
-/// Headers by which nginx frames the message or talks to its neighbour. A guest may read them; what
-/// it sets is ignored, since the body and the connection decide.
-const FRAMING: [&[u8]; 10] = [
-    b"connection",
-    b"content-length",
-    b"expect",
-    b"http2-settings",
-    b"keep-alive",
-    b"proxy-connection",
-    b"te",
-    b"trailer",
-    b"transfer-encoding",
-    b"upgrade",
-];
+use crate::host::policy::frames_request;
 
 /// Variables whose value nginx keeps after the first look and that mirror the request line, the
 /// headers or the body.
@@ -41,11 +27,6 @@ const CACHED: [&[u8]; 6] = [
     b"request_uri",
 ];
 const CACHED_PREFIXES: [&[u8]; 2] = [b"http_", b"cookie_"];
-
-/// Whether the guest's changes to this header are ignored.
-pub(crate) fn is_framing(name: &[u8]) -> bool {
-    FRAMING.iter().any(|framing| name.eq_ignore_ascii_case(framing))
-}
 
 /// Walks an nginx list of headers, in order.
 pub(crate) struct Elements {
@@ -120,7 +101,7 @@ pub(crate) fn has_range(r: Request) -> bool {
 
 /// Makes `value` the only line called `name`.
 pub(crate) fn set(r: Request, name: &[u8], value: &[u8]) -> Result<(), NoMemory> {
-    if is_framing(name) {
+    if frames_request(name) {
         return Ok(());
     }
     let mut found = matching(r, name);
@@ -145,7 +126,7 @@ pub(crate) fn set(r: Request, name: &[u8], value: &[u8]) -> Result<(), NoMemory>
 
 /// Appends a line. A second Host or Authorization would be ambiguous: there, add means set.
 pub(crate) fn add(r: Request, name: &[u8], value: &[u8]) -> Result<(), NoMemory> {
-    if is_framing(name) {
+    if frames_request(name) {
         return Ok(());
     }
     if name.eq_ignore_ascii_case(b"host") || name.eq_ignore_ascii_case(b"authorization") {
@@ -157,7 +138,9 @@ pub(crate) fn add(r: Request, name: &[u8], value: &[u8]) -> Result<(), NoMemory>
 
 /// Removes all lines called `name`. Host stays: no request goes anywhere without it.
 pub(crate) fn remove(r: Request, name: &[u8]) -> Result<(), NoMemory> {
-    if is_framing(name) || name.eq_ignore_ascii_case(b"host") || matching(r, name).next().is_none()
+    if frames_request(name)
+        || name.eq_ignore_ascii_case(b"host")
+        || matching(r, name).next().is_none()
     {
         return Ok(());
     }

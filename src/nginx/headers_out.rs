@@ -10,34 +10,7 @@ use nginx_sys::{
 use super::ffi::{NoMemory, bytes};
 use super::headers_in::{Elements, field};
 use super::request::{Request, empty};
-
-/// Headers by which nginx frames the message or talks to its neighbour; a guest cannot set them.
-/// HTTP/2 and HTTP/3 forbid them and their filters do not strip them from the list.
-const FRAMING: [&[u8]; 7] = [
-    b"connection",
-    b"keep-alive",
-    b"proxy-connection",
-    b"te",
-    b"trailer",
-    b"transfer-encoding",
-    b"upgrade",
-];
-
-/// Headers of which a response has one: where guest and upstream both set them, upstream wins.
-const SINGLETONS: [&[u8]; 7] = [
-    b"content-length",
-    b"content-type",
-    b"date",
-    b"etag",
-    b"last-modified",
-    b"location",
-    b"server",
-];
-
-/// Whether the guest's changes to this header are ignored.
-pub(crate) fn is_framing(name: &[u8]) -> bool {
-    FRAMING.iter().any(|framing| name.eq_ignore_ascii_case(framing))
-}
+use crate::host::policy::{belongs_before_body, frames_response, is_single, is_validator};
 
 fn is(name: &[u8], other: &str) -> bool {
     name.eq_ignore_ascii_case(other.as_bytes())
@@ -135,7 +108,7 @@ pub(crate) fn set(
     name: &[u8],
     value: &[u8],
 ) -> Result<(), NoMemory> {
-    if is_framing(name) || is(name, "content-length") {
+    if frames_response(name) || is(name, "content-length") {
         return Ok(());
     }
     remove(r, outside, name);
@@ -152,10 +125,10 @@ pub(crate) fn add(
     name: &[u8],
     value: &[u8],
 ) -> Result<(), NoMemory> {
-    if is_framing(name) {
+    if frames_response(name) {
         return Ok(());
     }
-    if SINGLETONS.iter().any(|one| name.eq_ignore_ascii_case(one)) {
+    if is_single(name) {
         return set(r, outside, name, value);
     }
     push(r, name, value)
@@ -163,7 +136,7 @@ pub(crate) fn add(
 
 /// Removes all lines called `name`. The length of the body stays nginx's business.
 pub(crate) fn remove(r: Request, outside: &mut Outside, name: &[u8]) {
-    if is_framing(name) || is(name, "content-length") {
+    if frames_response(name) || is(name, "content-length") {
         return;
     }
     for element in matching(r, name) {
@@ -195,9 +168,9 @@ pub(crate) fn merge(r: Request, early: &[(Vec<u8>, Vec<u8>)]) -> Result<(), NoMe
     let lines: Vec<_> = early
         .iter()
         .filter(|(name, _)| {
-            let single = SINGLETONS.iter().any(|one| name.eq_ignore_ascii_case(one));
+            let single = is_single(name);
             let taken = || fields(r, &present).any(|(other, _)| name.eq_ignore_ascii_case(other));
-            let ours = is_framing(name) || is(name, "content-length");
+            let ours = frames_response(name) || is(name, "content-length");
             !(ours || single && taken())
         })
         .collect();
@@ -392,21 +365,9 @@ pub(crate) struct Validators {
 
 impl Validators {
     pub(crate) fn of(r: Request) -> Self {
-        const NAMES: [&[u8]; 7] = [
-            b"accept-ranges",
-            b"content-digest",
-            b"content-md5",
-            b"digest",
-            b"etag",
-            b"last-modified",
-            b"repr-digest",
-        ];
         let elements = live(r)
-            .filter(|&element| {
-                // SAFETY: an element of the live request's list.
-                let name = unsafe { field(element) }.0;
-                NAMES.iter().any(|known| name.eq_ignore_ascii_case(known))
-            })
+            // SAFETY: an element of the live request's list.
+            .filter(|&element| is_validator(unsafe { field(element) }.0))
             .collect();
         Validators { elements }
     }
@@ -439,10 +400,6 @@ impl Validators {
 pub(crate) mod trailers {
     use super::*;
 
-    /// Fields that a receiver must know before the body (RFC 9110, 6.5.1).
-    const FORBIDDEN: [&[u8]; 4] =
-        [b"content-encoding", b"content-length", b"content-range", b"content-type"];
-
     fn list(r: Request) -> *mut ngx_list_t {
         // SAFETY: only an address is taken of the live request.
         unsafe { &raw mut (*out(r)).trailers }
@@ -462,7 +419,7 @@ pub(crate) mod trailers {
 
     /// Appends a line.
     pub(crate) fn add(r: Request, name: &[u8], value: &[u8]) -> Result<(), NoMemory> {
-        if is_framing(name) || FORBIDDEN.iter().any(|other| name.eq_ignore_ascii_case(other)) {
+        if frames_response(name) || belongs_before_body(name) {
             return Ok(());
         }
         // SAFETY: the list is the live request's; nginx initialises it with the request.

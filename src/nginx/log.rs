@@ -1,11 +1,12 @@
 //! Lines for error_log: levels, and the escaping without which a guest or a client could forge
 //! lines. nginx does not escape messages and cuts them at 2 kB.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 
 use nginx_sys::{ngx_log_t, ngx_uint_t};
 
 use crate::abi::Level;
+pub(crate) use crate::error::Escaped;
 
 pub(crate) const ALERT: ngx_uint_t = nginx_sys::NGX_LOG_ALERT as ngx_uint_t;
 pub(crate) const ERR: ngx_uint_t = nginx_sys::NGX_LOG_ERR as ngx_uint_t;
@@ -87,28 +88,6 @@ impl Log {
                 return;
             }
         }
-    }
-}
-
-/// Bytes as text that stays on one line: control characters and what is not UTF-8 are escaped.
-pub(crate) struct Escaped<'a>(pub(crate) &'a [u8]);
-
-impl fmt::Display for Escaped<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for chunk in self.0.utf8_chunks() {
-            for c in chunk.valid().chars() {
-                // U+2028 and U+2029 break lines in log viewers.
-                if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') {
-                    write!(f, "{}", c.escape_default())?;
-                } else {
-                    f.write_char(c)?;
-                }
-            }
-            for byte in chunk.invalid() {
-                write!(f, "\\x{byte:02x}")?;
-            }
-        }
-        Ok(())
     }
 }
 

@@ -12,6 +12,7 @@ use super::chain::Out;
 use super::ffi::{self, NoMemory, OK};
 use super::request::Request;
 use crate::host::Chunk;
+use crate::host::policy::RESPONSE_MAX;
 
 /// How much of a body may be in memory, and how large it may be at all, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,8 +23,8 @@ pub(crate) struct Room {
 
 impl Room {
     /// What `http_wasm_response_buffer` is when nobody sets it: the memory is nginx's
-    /// `proxy_buffers` (8 of 8 kB), the maximum what a worker's temporary disk should bear.
-    pub(crate) const RESPONSE: Room = Room { memory: 64 << 10, max: 64 << 20 };
+    /// `proxy_buffers` (8 of 8 kB).
+    pub(crate) const RESPONSE: Room = Room { memory: 64 << 10, max: RESPONSE_MAX };
 }
 
 /// Why bytes could not be added to a body.
