@@ -5,6 +5,7 @@
 //! its children take guest memory, state and integers, so they run in a test without an engine.
 
 pub mod body;
+pub mod called;
 pub mod fields;
 pub mod linker;
 pub mod message;
@@ -18,6 +19,7 @@ use bytes::Bytes;
 
 use crate::abi::{BodyKind, Features, FieldKind, Level};
 use crate::error::Rule;
+use called::Called;
 
 /// What one exchange offers to a guest. The embedder implements it once; rules of the ABI
 /// (permissions, sizes, syntax) are checked before a method is called, so an implementation gets
@@ -88,6 +90,12 @@ pub trait Host: Send + 'static {
 
     /// Waits without blocking the thread.
     fn sleep(&mut self, time: Duration) -> impl Future<Output = ()> + Send;
+
+    /// Whether [`Host::called`] is of interest. Without it calls cost nothing more.
+    const TRACES: bool = false;
+
+    /// A host function returned to the guest, or ended its call.
+    fn called(&mut self, _call: &Called<'_>) {}
 }
 
 /// One `read_body` step.

@@ -3,6 +3,7 @@
 
 use wasmtime::{Caller, Error, Extern, Linker, Memory, Result};
 
+use super::called::{Called, Returned};
 use super::{Host, State, body, fields, message};
 use crate::abi::{EXPORT_MEMORY, MODULE};
 use crate::error::{Denial, Denied};
@@ -43,6 +44,22 @@ fn deny(function: &'static str, denied: impl Into<Denied>) -> Error {
     Error::new(Denial { function, denied })
 }
 
+/// Tells an embedder that wants to know of a call.
+fn tell<T: Embed, R: Returned>(
+    data: &mut T,
+    memory: &GuestMemory<'_>,
+    function: &'static str,
+    arguments: &[(&'static str, i64)],
+    result: &std::result::Result<R, Denied>,
+) {
+    if T::Host::TRACES
+        && let Ok(host) = data.state().any_phase()
+    {
+        let result = result.as_ref().map(|result| result.raw());
+        host.called(&Called { function, arguments, result, memory });
+    }
+}
+
 /// Defines one import; the closure body sees the guest's memory, the state and the integers.
 macro_rules! host_fn {
     ($linker:ident, $function:literal, |$memory:ident, $state:ident $(, $arg:ident: $ty:ty)*| $call:expr) => {
@@ -51,8 +68,12 @@ macro_rules! host_fn {
             $function,
             |mut caller: Caller<'_, T> $(, $arg: $ty)*| {
                 let (mut memory, data) = split(&mut caller)?;
-                let ($memory, $state) = (&mut memory, data.state());
-                $call.map_err(|denied| deny($function, denied))
+                let result = {
+                    let ($memory, $state) = (&mut memory, data.state());
+                    $call
+                };
+                tell(data, &memory, $function, &[$((stringify!($arg), i64::from($arg))),*], &result);
+                result.map_err(|denied| deny($function, denied))
             },
         )?
     };
@@ -91,7 +112,7 @@ pub fn add_to_linker<T: Embed>(linker: &mut Linker<T>) -> Result<()> {
     host_fn!(linker, "get_source_addr", |memory, state, buf: u32, limit: u32| {
         message::get_source_addr(memory, state, buf, limit)
     });
-    host_fn!(linker, "get_status_code", |_memory, state| { message::get_status_code(state) });
+    host_fn!(linker, "get_status_code", |_memory, state| message::get_status_code(state));
     host_fn!(linker, "set_status_code", |_memory, state, status: u32| {
         message::set_status_code(state, status)
     });
@@ -147,6 +168,9 @@ fn add_bodies<T: Embed>(linker: &mut Linker<T>) -> Result<()> {
             Box::new(async move {
                 let (mut memory, data) = split(&mut caller)?;
                 let read = body::read_body(&mut memory, data.state(), kind, buf, limit).await;
+                let arguments = [("kind", kind), ("buf", buf), ("limit", limit)];
+                let arguments = arguments.map(|(name, value)| (name, i64::from(value)));
+                tell(data, &memory, "read_body", &arguments, &read);
                 read.map_err(|denied| deny("read_body", denied))
             })
         },
