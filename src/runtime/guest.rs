@@ -81,6 +81,7 @@ fn looks_like_text(bytes: &[u8]) -> bool {
 pub struct Guest<H: Host> {
     pre: InstancePre<Data<H>>,
     pace: Arc<Pace>,
+    counts: bool,
     settings: Settings,
     start: Start,
     imports_wasi: bool,
@@ -103,6 +104,7 @@ impl<H: Host> Guest<H> {
         Ok(Guest {
             pre: linker.instantiate_pre(module).map_err(failed)?,
             pace: Arc::clone(engine.pace()),
+            counts: engine.counts(),
             settings,
             start: Start::Run,
             imports_wasi,
@@ -152,6 +154,9 @@ impl<H: Host> Guest<H> {
             false => None,
         };
         let mut store = self.store(wasi);
+        if self.counts {
+            store.set_fuel(u64::MAX).map_err(|error| LoadError::Engine(describe(&error)))?;
+        }
         let mut loan =
             Loan::begin(&mut store, host, Phase::Start, INSTANTIATE).map_err(LoadError::Start)?;
         let result = self.run_start_functions(&mut loan).await;

@@ -111,6 +111,11 @@ impl<H: Host> Instance<H> {
         self.store.data().state.features()
     }
 
+    /// Instructions that it has executed, start functions included, if its engine counts.
+    pub fn instructions(&self) -> Option<u64> {
+        self.store.get_fuel().ok().map(|left| u64::MAX - left)
+    }
+
     /// Size of the guest's memory. It never shrinks.
     pub fn memory_bytes(&self) -> usize {
         self.memory.data_size(&self.store)
