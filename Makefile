@@ -31,7 +31,7 @@ PROVE     ?= prove -j$(JOBS)
 # What the build needs from Debian 12, and what only the tests need on top.
 BUILD_PACKAGES := ca-certificates curl gcc libc6-dev libclang-dev make nginx nginx-dev \
                   libpcre2-dev libssl-dev zlib1g-dev
-TEST_PACKAGES  := clang libfcgi-perl libio-socket-ssl-perl lld llvm nghttp2-client nghttp2-server openssl perl \
+TEST_PACKAGES  := clang docker-registry libfcgi-perl libio-socket-ssl-perl lld llvm nghttp2-client nghttp2-server openssl perl \
                   python3 wabt
 # Peers and tools of the benchmark.
 BENCH_PACKAGES := libnginx-mod-http-js libnginx-mod-http-lua linux-perf util-linux wabt wrk
@@ -69,6 +69,12 @@ dev: nginx-debian ## build an unoptimised module for Debian's nginx: target/dev/
 dev-1.28: nginx-1.28 ## build an unoptimised module for nginx 1.28: target/dev/nginx-1.28/ngx_http_wasm_handler_module.so
 	@$(call build,$(SRC_TREE),,debug,$(DEV_SRC_MODULE))
 
+.PHONY: cli
+cli: ## build the command-line program, which needs no nginx: target/http-wasm
+	$(CARGO) build --release --locked --no-default-features --features cli --bin http-wasm
+	@cp target/release/http-wasm target/http-wasm.new && mv -f target/http-wasm.new target/http-wasm
+	@printf '%s\n  %s bytes\n' $(CURDIR)/target/http-wasm "$$(stat -c %s target/http-wasm)"
+
 .PHONY: clean
 clean: ## remove everything that was built
 	rm -rf target
@@ -90,7 +96,7 @@ demo-check: ## run the README's curl lines against a demo server and compare wha
 ##@ Test (one nginx and module only: NGINX=/path/nginx MODULE=/path/module.so; some files only: TESTS=t/wasm_uri.t)
 
 .PHONY: test
-test: deps deps-test check unittest nginxtest guests module module-1.28 t tck conformance differential hostile soak demo-check ## install what is missing and run all tests
+test: deps deps-test check unittest nginxtest guests module module-1.28 t clitest tck conformance differential hostile soak demo-check ## install what is missing and run all tests
 test: ROUNDS = 1
 test: WINDOW = 100ms
 test: LIMIT = 300ms
@@ -103,6 +109,7 @@ check: nginx-debian ## formatting and clippy, with and without the nginx side
 	NGINX_SOURCE_DIR=$(DEBIAN_TREE) NGINX_BUILD_DIR=$(DEBIAN_TREE)/objs \
 		timeout -k 10 1800 $(CARGO) clippy --locked --lib -- -D warnings
 	timeout -k 10 1800 $(CARGO) clippy --locked --no-default-features --all-targets -- -D warnings
+	timeout -k 10 1800 $(CARGO) clippy --locked --no-default-features --features cli --all-targets -- -D warnings
 
 .PHONY: unittest
 unittest: ## unit and host tests; they need neither nginx nor libclang
@@ -147,6 +154,15 @@ t-asan: $(ASAN_NGINX) ## run t/*.t under AddressSanitizer and LeakSanitizer: ngi
 	@$(asan_env) $(call build,$(ASAN_TREE),--locked --target $(HOST),asan/$(HOST)/debug,$(ASAN_MODULE))
 	TEST_NGINX_PATIENCE=4 PROVE='$(PROVE)' timeout -k 10 3600 \
 		t/asan/run.sh $(ASAN_NGINX) $(ASAN_MODULE) '$(GLOBALS_USER)' $(TESTS)
+
+.PHONY: clitest
+clitest: guests $(RUNS:%=clitest-%) ## run the tests of the command-line program, which compare it with both nginx
+
+.PHONY: clitest-given clitest-debian clitest-1.28
+clitest-given clitest-debian clitest-1.28: clitest-%:
+	@$(call built,$(run_module_$*))
+	TEST_NGINX_BINARY=$(run_nginx_$*) TEST_NGINX_MODULE=$(run_module_$*) \
+		timeout -k 10 1800 $(CARGO) test --locked --no-default-features --features cli --lib --test cli
 
 .PHONY: tck
 tck: $(RUNS:%=tck-%) ## run both official TCK suites on both nginx

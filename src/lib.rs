@@ -15,11 +15,16 @@
 //!              nginx                    directives, access handler, filters; all unsafe code
 //! ```
 //!
+//! The program `http-wasm` (feature "cli") stands beside nginx, on what is above the line.
+//!
 //! Arrows point down only. `cargo test --no-default-features` builds everything above the line
 //! without nginx and proves it.
 
 #[forbid(unsafe_code)]
 pub mod abi;
+#[cfg(feature = "cli")]
+#[forbid(unsafe_code)]
+pub mod cli;
 #[forbid(unsafe_code)]
 pub mod error;
 #[forbid(unsafe_code)]
