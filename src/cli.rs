@@ -102,9 +102,14 @@ pub fn main() -> ExitCode {
 }
 
 fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
+    // In bash's script a hyphen in the name of a program is taken for one before a command
+    // (clap_complete 4.6.11), and no option is completed: it is made for another name.
+    const PLAIN: &str = "httpwasm";
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "http-wasm", &mut script);
-    print_bytes(&script);
+    let mut command = Cli::command().name(PLAIN);
+    clap_complete::generate(shell, &mut command, PLAIN, &mut script);
+    let script = String::from_utf8_lossy(&script).replace(PLAIN, "http-wasm");
+    print_bytes(script.as_bytes());
     Ok(())
 }
 

@@ -183,9 +183,10 @@ pub(crate) struct Run {
 #[command(next_help_heading = "Request")]
 pub(crate) struct RequestArgs {
     /// The request as an HTTP/1.1 message.
-    #[arg(long = "request", value_name = "FILE", required_unless_present = "url", conflicts_with_all = ["url", "method", "header", "data"])]
+    #[arg(long = "request", value_name = "FILE", conflicts_with_all = ["url", "method", "header", "data"])]
     pub(crate) request_file: Option<PathBuf>,
     /// The URL, or its path and query alone.
+    #[arg(required_unless_present = "request_file")]
     pub(crate) url: Option<String>,
     /// The method; POST if there is a body and GET if not.
     #[arg(short = 'X', long)]

@@ -9,6 +9,7 @@ use super::turns::{Ran, Turns};
 use crate::abi::{Features, Level, Next};
 use crate::error::CallError;
 use crate::host::policy::{frames_response, is_single, is_validator};
+use crate::http::on_the_wire;
 use crate::runtime::instance::Instance;
 
 /// What became of an exchange.
@@ -144,6 +145,13 @@ fn finish<T>(
 
 /// The request as the next handler gets it.
 fn passed_on(exchange: &mut Exchange, buffered: bool) -> Request {
+    let request = received_back(exchange, buffered);
+    let target = on_the_wire(&request.target).into_owned();
+    Request { target, ..request }
+}
+
+/// The same with its target as the guest sees it.
+fn received_back(exchange: &mut Exchange, buffered: bool) -> Request {
     let fields = &mut exchange.request.content.fields;
     // What a guest makes of a part would not fit the part's Content-Range.
     if buffered && fields.iter().any(|line| is(line, b"range")) {

@@ -115,7 +115,6 @@ fn a_web_server_gives_a_guest() {
     is_refused(&url("/private/guest.wasm"), &digest, &[], "status 401 Unauthorized, expected 200");
     is_refused(&url("/none"), &digest, &[], "status 404 Not Found, expected 200");
     is_refused(&url("/guest.wasm"), &"0".repeat(64), &[], &format!("has sha256 {digest}"));
-    is_refused(&url("/guest.wasm"), &digest, &["--max-size=1k", "--max-size=99"], "cannot be used");
     is_refused(&url("/guest.wasm"), &digest, &["--max-size=99"], "larger than 99 bytes");
     let addr = server.addr;
     drop(server);
@@ -128,10 +127,12 @@ fn a_server_is_trusted_as_far_as_the_machine_trusts_it() {
     let path = |name: &str| folder.path().join(name).display().to_string();
     std::fs::create_dir(path("html")).expect("a folder");
     std::fs::write(path("html/guest.wasm"), guest()).expect("a file");
+    let names = "[req]\ndistinguished_name=name\nx509_extensions=own\n[name]\n\
+                 [own]\nbasicConstraints=CA:FALSE\nsubjectAltName=IP:127.0.0.1\n";
+    std::fs::write(path("openssl.cnf"), names).expect("a file");
     let made = std::process::Command::new("openssl")
         .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"])
-        .args(["-nodes", "-days", "2", "-subj", "/CN=localhost", "-batch"])
-        .args(["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"])
+        .args(["-nodes", "-days", "2", "-subj", "/CN=test", "-config", &path("openssl.cnf")])
         .args(["-keyout", &path("key.pem"), "-out", &path("cert.pem")])
         .output()
         .expect("openssl");
@@ -245,7 +246,7 @@ fn a_registry_gets_a_token_when_it_asks_for_one() {
                    }}
                    location @ask {{ add_header WWW-Authenticate $ask always; return 401; }}
                    location = /token {{
-                       if ($args != "a=b&scope=pull:x&service=s%20p") {{ return 400; }}
+                       if ($args !~ "^a=b&scope=pull(:|%3A)x&service=s(%20|\+)p$") {{ return 400; }}
                        if ($http_authorization != "{password}") {{ return 403; }}
                        return 200 '{{"access_token": "t0ken"}}';
                    }}"#,

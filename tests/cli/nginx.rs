@@ -201,7 +201,7 @@ fn in_nginx(folder: &Path, case: &Case) -> Seen {
         next.local_addr().expect("an address")
     );
     let server = servers::nginx_with(folder, &format!("load_module {};", module()), "", &conf);
-    let response = case.response.replace('\n', "\r\n");
+    let response = on_the_wire(case.response);
     let (sender, receiver) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let (mut stream, _) = next.accept().expect("a connection");
@@ -211,12 +211,18 @@ fn in_nginx(folder: &Path, case: &Case) -> Seen {
     });
     let mut client = TcpStream::connect(server.addr).expect("a connection");
     client.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
-    client.write_all(case.request.replace('\n', "\r\n").as_bytes()).expect("is sent");
+    client.write_all(on_the_wire(&case.request).as_bytes()).expect("is sent");
     let mut response = String::new();
     client.read_to_string(&mut response).expect("a response");
     // nginx has asked before it answered, if it has.
     let request = receiver.try_recv().ok().map(|request| Message::parse(&request));
     (request, Message::parse(&response))
+}
+
+/// A message with the line breaks that belong in its head.
+fn on_the_wire(message: &str) -> String {
+    let (head, body) = message.split_once("\n\n").expect("a head");
+    format!("{}\r\n\r\n{body}", head.replace('\n', "\r\n"))
 }
 
 /// A request with its body, whose length is announced.

@@ -214,7 +214,7 @@ fn wrong_messages_say_what_was_expected() {
     teapot().args(&["teapot"]).run().fails(2, "the request has target \"teapot\"");
     teapot().args(&["/", "-X", "G T"]).run().fails(2, "-X \"G T\" is no method");
     for (args, expected) in [
-        (&[][..], "<--request <FILE>|URL>"),
+        (&[][..], "<URL>"),
         (&["/", "-H", "a b: c"], "expected a token as name"),
         (&["/", "--status=99"], "99 is not in 200..=999"),
         (&["/", "--update"], "--golden <FILE>"),

@@ -41,9 +41,10 @@ const IMPORTS: &str = r#"
 
 /// Writes a guest into a folder: what it does before it says `next`, and what it does afterwards.
 pub fn guest(folder: &Path, features: u32, before: &[Op], next: bool, after: &[Op]) -> PathBuf {
-    let mut data = String::new();
+    let mut data = Vec::new();
     let before = code(before, &mut data);
     let after = code(after, &mut data);
+    let data: String = data.iter().map(|byte| format!("\\{byte:02x}")).collect();
     let text = format!(
         r#"(module {IMPORTS}
   (memory (export "memory") 2)
@@ -58,10 +59,10 @@ pub fn guest(folder: &Path, features: u32, before: &[Op], next: bool, after: &[O
     path
 }
 
-fn code(ops: &[Op], data: &mut String) -> String {
+fn code(ops: &[Op], data: &mut Vec<u8>) -> String {
     let mut text = |text: &str| {
         let at = data.len();
-        data.push_str(text);
+        data.extend(text.as_bytes());
         format!("(i32.const {at}) (i32.const {})", text.len())
     };
     let mut code = String::new();

@@ -21,8 +21,9 @@ fn bash_completes_the_options_of_a_command() {
     let path = folder.path().join("http-wasm.bash");
     let script = Program::new("completions").arg("bash").run().succeeds().out;
     std::fs::write(&path, script).expect("a file");
-    let complete = r#". "$1"; COMP_WORDS=(http-wasm fetch --sha); COMP_CWORD=2
-                      _http-wasm http-wasm --sha fetch; echo "${COMPREPLY[@]}""#;
+    let complete = r#". "$1"; function=$(complete -p http-wasm | sed 's/.*-F \([^ ]*\).*/\1/')
+                      COMP_WORDS=(http-wasm fetch --sha); COMP_CWORD=2
+                      "$function" http-wasm --sha fetch; echo "${COMPREPLY[@]}""#;
     let mut bash = std::process::Command::new("bash");
     let output = bash.args(["-c", complete, "bash"]).arg(path).output().expect("bash runs");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "--sha256\n", "{output:?}");
