@@ -79,6 +79,9 @@ pub(crate) struct GuestArgs {
     /// repeated.
     #[arg(long, value_name = "NAME[=VALUE]", value_parser = env)]
     env: Vec<(String, Option<String>)>,
+    /// Clocks and random numbers that are the same in every run, as `http_wasm_strict` has it.
+    #[arg(long)]
+    strict: bool,
     /// A directory for the guest, and what it calls it; read-only unless `:rw` is given. May be
     /// repeated.
     #[arg(long, value_name = "HOST:GUEST[:rw]", value_parser = dir)]
@@ -115,6 +118,7 @@ impl GuestArgs {
             limits,
             env: env.collect(),
             dirs: self.dir.clone(),
+            strict: self.strict,
         })
     }
 }

@@ -25,6 +25,7 @@ pub(crate) fn compile(args: &Compile) -> Result<(), Failure> {
         limits: Limits { memory_bytes: usize::MAX, ..Limits::default() },
         env: Vec::new(),
         dirs: Vec::new(),
+        strict: false,
     };
     let refused = |error| load::refused(path, &error);
     Guest::<Lent>::new(&engine, &module, settings).map_err(refused)?;
