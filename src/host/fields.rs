@@ -14,6 +14,9 @@ use crate::memory::{Case, GuestMemory, nul_list_len};
 /// comparisons, most of which end at the length. Usual messages carry 10 to 20.
 const FEW_NAMES: usize = 24;
 
+/// Up to this many values of one name are kept on the stack.
+const FEW_VALUES: usize = 8;
+
 /// `get_header_names`: every distinct name once, in lower case, in order of arrival.
 pub fn get_header_names<H: Host>(
     memory: &mut GuestMemory<'_>,
@@ -54,24 +57,26 @@ pub fn get_header_values<H: Host>(
         return Ok(0);
     };
     let wanted = memory.bytes(name, name_len)?;
-    let (count, len) = nul_list_len(values(host, kind, wanted));
+    // Found values are kept, so that a second look is needed only where there are many.
+    let mut few = [&[][..]; FEW_VALUES];
+    let (mut count, mut len) = (0, 0);
+    for value in values(host, kind, wanted) {
+        if let Some(slot) = few.get_mut(count) {
+            *slot = value;
+        }
+        count += 1;
+        len += value.len() + 1;
+    }
     let packed = count_len(length(count as u64)?, length(len as u64)?);
     if len > 0 && len <= limit as usize {
-        // The name lives in the memory that is written to, so it has to leave it; names are short,
-        // and a longer one that was found is worth an allocation.
-        let mut short = [0; 64];
-        let long: Vec<u8>;
-        let wanted = match short.get_mut(..wanted.len()) {
-            Some(copy) => {
-                copy.copy_from_slice(wanted);
-                &*copy
-            }
+        match few.get(..count) {
+            Some(found) => memory.nul_list(buf, len, found.iter().copied(), Case::Keep)?,
             None => {
-                long = wanted.to_vec();
-                &long
+                // The name lives in the memory that is written to.
+                let wanted = wanted.to_vec();
+                memory.nul_list(buf, len, values(host, kind, &wanted), Case::Keep)?;
             }
-        };
-        memory.nul_list(buf, len, values(host, kind, wanted), Case::Keep)?;
+        }
     }
     Ok(packed)
 }

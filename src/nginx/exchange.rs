@@ -120,6 +120,35 @@ impl Exchange {
     }
 }
 
+/// The lines of one of nginx's lists, or of none.
+enum Lines<A, B, C, D> {
+    None,
+    Request(A),
+    Early(B),
+    Response(C),
+    Trailers(D),
+}
+
+impl<'a, A, B, C, D> Iterator for Lines<A, B, C, D>
+where
+    A: Iterator<Item = (&'a [u8], &'a [u8])>,
+    B: Iterator<Item = (&'a [u8], &'a [u8])>,
+    C: Iterator<Item = (&'a [u8], &'a [u8])>,
+    D: Iterator<Item = (&'a [u8], &'a [u8])>,
+{
+    type Item = (&'a [u8], &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self {
+            Lines::None => None,
+            Lines::Request(lines) => lines.next(),
+            Lines::Early(lines) => lines.next(),
+            Lines::Response(lines) => lines.next(),
+            Lines::Trailers(lines) => lines.next(),
+        }
+    }
+}
+
 fn unreadable(error: std::io::Error) -> Refusal {
     Refusal::Body(format!("the body cannot be read: {error}"))
 }
@@ -205,24 +234,17 @@ impl Host for Exchange {
     }
 
     fn fields(&self, kind: FieldKind) -> impl Iterator<Item = (&[u8], &[u8])> {
-        let lent = self.io();
-        let early = lent.filter(|(_, io)| io.mode == Mode::Request).map(|(_, io)| {
-            let lines = io.early.lines(kind).iter();
-            lines.map(|(name, value)| (name.as_slice(), value.as_slice()))
-        });
-        let sent = lent.filter(|(_, io)| io.mode != Mode::Request);
-        let of = |wanted| move |_: &(Request, &Io)| kind == wanted;
-        let request = lent.filter(of(FieldKind::Request)).map(|(r, _)| headers_in::fields(r));
-        let response =
-            sent.filter(of(FieldKind::Response)).map(|(r, io)| headers_out::fields(r, &io.outside));
-        let trailers =
-            sent.filter(of(FieldKind::ResponseTrailers)).map(|(r, _)| trailers::fields(r));
-        request
-            .into_iter()
-            .flatten()
-            .chain(early.into_iter().flatten())
-            .chain(response.into_iter().flatten())
-            .chain(trailers.into_iter().flatten())
+        let Some((r, io)) = self.io() else { return Lines::None };
+        match (kind, io.mode) {
+            (FieldKind::Request, _) => Lines::Request(headers_in::fields(r)),
+            (FieldKind::RequestTrailers, _) => Lines::None,
+            (_, Mode::Request) => {
+                let lines = io.early.lines(kind).iter();
+                Lines::Early(lines.map(|(name, value)| (name.as_slice(), value.as_slice())))
+            }
+            (FieldKind::Response, _) => Lines::Response(headers_out::fields(r, &io.outside)),
+            (FieldKind::ResponseTrailers, _) => Lines::Trailers(trailers::fields(r)),
+        }
     }
 
     fn set_field(&mut self, kind: FieldKind, name: &[u8], value: &[u8]) -> Result<(), Refusal> {

@@ -223,7 +223,7 @@ fn call(ctx: &Rc<Ctx>, body: bool) {
         io.response_read = 0;
         io.response_written = None;
         io.response_emptied = false;
-        io.outside = Outside::of(r);
+        io.outside = Outside::default();
         io.saved_response = lease.plugin().fails_open().then(|| SavedResponse::of(r));
     });
     *ctx.call.borrow_mut() = Some(Call::response(lease, ctx, guest_ctx));

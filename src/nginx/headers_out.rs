@@ -2,6 +2,8 @@
 //! nginx keeps outside the list (content type, content length, last modified) shown to guests as
 //! the lines they will become.
 
+use std::cell::OnceCell;
+
 use nginx_sys::{
     ngx_http_headers_out_t, ngx_int_t, ngx_list_part_t, ngx_list_push, ngx_list_t, ngx_str_t,
     ngx_table_elt_t, time_t,
@@ -16,48 +18,49 @@ fn is(name: &[u8], other: &str) -> bool {
     name.eq_ignore_ascii_case(other.as_bytes())
 }
 
-/// The headers outside the list, as the lines they will become.
+/// The headers outside the list, as the lines they will become. They are made when somebody looks:
+/// most guests do not.
 #[derive(Default)]
-pub(crate) struct Outside {
-    content_type: Option<Vec<u8>>,
-    content_length: Option<Vec<u8>>,
-    last_modified: Option<Vec<u8>>,
-}
+pub(crate) struct Outside(OnceCell<[Option<Vec<u8>>; 3]>);
 
 impl Outside {
-    /// Reads them off a response that is about to be shown to a guest.
-    pub(crate) fn of(r: Request) -> Self {
-        let out = out(r);
-        // SAFETY: the request is live; the strings live in its pool or in the configuration.
-        unsafe {
-            let content_type = bytes((*out).content_type);
-            let charset = bytes((*out).charset);
-            Outside {
-                content_type: (!content_type.is_empty()).then(|| {
-                    let mut line = content_type.to_vec();
-                    // As in ngx_http_header_filter(): only a type without parameters gets one.
-                    if (*out).content_type_len == content_type.len() && !charset.is_empty() {
-                        line.extend_from_slice(b"; charset=");
-                        line.extend_from_slice(charset);
-                    }
-                    line
-                }),
-                content_length: ((*out).content_length.is_null() && (*out).content_length_n >= 0)
-                    .then(|| (*out).content_length_n.to_string().into_bytes()),
-                last_modified: ((*out).last_modified.is_null() && (*out).last_modified_time != -1)
-                    .then(|| http_time((*out).last_modified_time)),
-            }
-        }
+    const NAMES: [&[u8]; 3] = [b"content-type", b"content-length", b"last-modified"];
+
+    fn fields(&self, r: Request) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let values = self.0.get_or_init(|| outside(r));
+        Outside::NAMES
+            .into_iter()
+            .zip(values)
+            .filter_map(|(name, value)| Some((name, value.as_deref()?)))
     }
 
-    fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        [
-            (b"content-type".as_slice(), &self.content_type),
-            (b"content-length".as_slice(), &self.content_length),
-            (b"last-modified".as_slice(), &self.last_modified),
-        ]
-        .into_iter()
-        .filter_map(|(name, value)| Some((name, value.as_deref()?)))
+    /// One of them has changed.
+    fn forget(&mut self) {
+        self.0.take();
+    }
+}
+
+/// The values of [`Outside::NAMES`].
+fn outside(r: Request) -> [Option<Vec<u8>>; 3] {
+    let out = out(r);
+    // SAFETY: the request is live; the strings live in its pool or in the configuration.
+    unsafe {
+        let content_type = bytes((*out).content_type);
+        let charset = bytes((*out).charset);
+        let content_type = (!content_type.is_empty()).then(|| {
+            let mut line = content_type.to_vec();
+            // As in ngx_http_header_filter(): only a type without parameters gets one.
+            if (*out).content_type_len == content_type.len() && !charset.is_empty() {
+                line.extend_from_slice(b"; charset=");
+                line.extend_from_slice(charset);
+            }
+            line
+        });
+        let content_length = ((*out).content_length.is_null() && (*out).content_length_n >= 0)
+            .then(|| (*out).content_length_n.to_string().into_bytes());
+        let last_modified = ((*out).last_modified.is_null() && (*out).last_modified_time != -1)
+            .then(|| http_time((*out).last_modified_time));
+        [content_type, content_length, last_modified]
     }
 }
 
@@ -76,7 +79,7 @@ fn out(r: Request) -> *mut ngx_http_headers_out_t {
 
 /// All header lines that the response has now.
 pub(crate) fn fields(r: Request, outside: &Outside) -> impl Iterator<Item = (&[u8], &[u8])> {
-    outside.fields().chain(live(r).map(|element| {
+    outside.fields(r).chain(live(r).map(|element| {
         // SAFETY: an element of the live request's list; its strings live in the pool.
         unsafe { field(element) }
     }))
@@ -112,9 +115,6 @@ pub(crate) fn set(
         return Ok(());
     }
     remove(r, outside, name);
-    if is(name, "content-type") {
-        outside.content_type = Some(value.to_vec());
-    }
     set_or_push(r, name, value)
 }
 
@@ -145,11 +145,11 @@ pub(crate) fn remove(r: Request, outside: &mut Outside, name: &[u8]) {
     }
     if is(name, "content-type") {
         set_content_type(r, empty());
-        outside.content_type = None;
+        outside.forget();
     } else if is(name, "last-modified") {
         // SAFETY: the request is live.
         unsafe { (*out(r)).last_modified_time = -1 }
-        outside.last_modified = None;
+        outside.forget();
     }
     if let Some(slot) = slot(r, name) {
         // SAFETY: the slot is a field of the live request.
@@ -164,7 +164,7 @@ pub(crate) fn merge(r: Request, early: &[(Vec<u8>, Vec<u8>)]) -> Result<(), NoMe
     if early.is_empty() {
         return Ok(());
     }
-    let present = Outside::of(r);
+    let present = Outside::default();
     let lines: Vec<_> = early
         .iter()
         .filter(|(name, _)| {
