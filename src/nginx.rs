@@ -35,6 +35,8 @@ mod variables;
 mod worker;
 
 #[cfg(test)]
+mod bench;
+#[cfg(test)]
 mod tests;
 
 use std::ffi::c_char;
