@@ -109,6 +109,10 @@ impl Body {
         if len > room.max {
             return Err(SpoolError::TooLarge(room.max));
         }
+        if bytes.is_empty() {
+            // An empty piece would become an empty buffer, which nginx's writer does not take.
+            return Ok(());
+        }
         self.tail.extend_from_slice(bytes);
         self.len = len;
         if len <= room.memory as u64 || self.tail.len() < BLOCK.min(room.memory) {
@@ -122,7 +126,12 @@ impl Body {
         let added = self.tail.len() as u64;
         self.tail.clear();
         match self.pieces.last_mut() {
-            Some(Piece::File { at: start, len, .. }) if *start + *len == at => *len += added,
+            // After `append` the last piece may be in the other body's file.
+            Some(Piece::File { file: last, at: start, len })
+                if *last == file && *start + *len == at =>
+            {
+                *len += added;
+            }
             _ => self.pieces.push(Piece::File { file, at, len: added }),
         }
         Ok(())
@@ -224,7 +233,7 @@ unsafe fn mark_last(buf: *mut ngx_buf_t) {
 
 /// A temporary file of nginx's, in `client_body_temp_path`, unlinked and closed with the request's
 /// pool.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 struct TempFile(*mut ngx_file_t);
 
 impl TempFile {

@@ -116,3 +116,33 @@ proptest! {
         prop_assert_eq!(bench.bytes(out.first()), writes.concat());
     }
 }
+
+#[test]
+fn writing_goes_on_in_its_own_file_behind_another_body() {
+    let bench = Bench::new();
+    let room = Room { memory: 0, max: u64::MAX };
+    let mut body = Body::default();
+    let mut other = Body::default();
+    body.write(bench.request(), b"first", room).expect("room enough");
+    other.write(bench.request(), b"other", room).expect("room enough");
+    body.append(other);
+    body.write(bench.request(), b"third", room).expect("room enough");
+    let (out, _keep) = body.into_chain(bench.request(), false).expect("memory");
+    assert_eq!(bench.bytes(out.first()), b"firstotherthird");
+}
+
+#[test]
+fn nothing_written_is_no_piece() {
+    let bench = Bench::new();
+    let room = Room { memory: 0, max: u64::MAX };
+    let mut body = Body::default();
+    let mut other = Body::default();
+    body.write(bench.request(), b"first", room).expect("room enough");
+    other.write(bench.request(), b"another", room).expect("room enough");
+    body.append(other);
+    body.write(bench.request(), b"", room).expect("room enough");
+    let (out, _keep) = body.into_chain(bench.request(), false).expect("memory");
+    // SAFETY: a chain that was just made has two links at least and ends with null.
+    let third = unsafe { (*(*out.first()).next).next };
+    assert!(third.is_null(), "two pieces, two buffers");
+}
