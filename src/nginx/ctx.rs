@@ -23,6 +23,7 @@ use super::saved::{SavedRequest, SavedResponse};
 use super::spool::Body;
 use super::task::{self, Call, Want};
 use crate::abi::{Features, FieldKind};
+use crate::host::policy::is_single;
 use crate::runtime::breaker::Pass;
 
 /// Where an exchange stands. [`Ctx::enter`] is the only place that changes it.
@@ -212,7 +213,11 @@ impl Early {
         }
     }
 
+    /// Appends a line; for headers of which there is one, in the place of what was there.
     pub(crate) fn add(&mut self, kind: FieldKind, name: &[u8], value: &[u8]) {
+        if kind == FieldKind::Response && is_single(name) {
+            self.remove(kind, name);
+        }
         if let Some(lines) = self.lines_mut(kind) {
             lines.push((name.to_vec(), value.to_vec()));
         }

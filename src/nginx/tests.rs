@@ -5,7 +5,9 @@ use proptest::prelude::*;
 
 use super::bench::{Bench, Place};
 use super::chain::{self, Reader};
+use super::ctx::Early;
 use super::spool::{Body, Room, SpoolError};
+use crate::abi::FieldKind;
 
 /// A body cut into pieces at random, with special and empty buffers in between.
 fn split_body() -> impl Strategy<Value = Vec<(Vec<u8>, Place)>> {
@@ -145,4 +147,14 @@ fn nothing_written_is_no_piece() {
     // SAFETY: a chain that was just made has two links at least and ends with null.
     let third = unsafe { (*(*out.first()).next).next };
     assert!(third.is_null(), "two pieces, two buffers");
+}
+
+#[test]
+fn a_singleton_added_early_takes_the_place_of_the_one_before() {
+    let mut early = Early::default();
+    for (name, value) in [("Location", "/a"), ("link", "</a>"), ("location", "/b"), ("Link", "")] {
+        early.add(FieldKind::Response, name.as_bytes(), value.as_bytes());
+    }
+    let lines = [("link", "</a>"), ("location", "/b"), ("Link", "")];
+    assert_eq!(early.fields, lines.map(|(name, value)| (name.into(), value.into())));
 }
