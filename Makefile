@@ -96,7 +96,7 @@ demo-check: ## run the README's curl lines against a demo server and compare wha
 ##@ Test (one nginx and module only: NGINX=/path/nginx MODULE=/path/module.so; some files only: TESTS=t/wasm_uri.t)
 
 .PHONY: test
-test: deps deps-test check unittest nginxtest guests module module-1.28 t clitest tck conformance differential hostile soak demo-check ## install what is missing and run all tests
+test: deps deps-test check unittest nginxtest fuzz-smoke guests module module-1.28 t clitest tck conformance differential hostile soak demo-check ## install what is missing and run all tests
 test: ROUNDS = 1
 test: WINDOW = 100ms
 test: LIMIT = 300ms
@@ -110,6 +110,9 @@ check: nginx-debian ## formatting and clippy, with and without the nginx side
 		timeout -k 10 1800 $(CARGO) clippy --locked --lib -- -D warnings
 	timeout -k 10 1800 $(CARGO) clippy --locked --no-default-features --all-targets -- -D warnings
 	timeout -k 10 1800 $(CARGO) clippy --locked --no-default-features --features cli --all-targets -- -D warnings
+	$(CARGO) fmt --manifest-path tests/fuzz/Cargo.toml --check
+	NGINX_SOURCE_DIR=$(DEBIAN_TREE) NGINX_BUILD_DIR=$(DEBIAN_TREE)/objs \
+		timeout -k 10 1800 $(CARGO) clippy --locked --lib --features fuzzing -- -D warnings
 
 .PHONY: unittest
 unittest: ## unit and host tests; they need neither nginx nor libclang
@@ -120,6 +123,46 @@ unittest: ## unit and host tests; they need neither nginx nor libclang
 nginxtest: $(SRC_ARCHIVE) ## unit tests of the nginx side, linked with the objects of nginx 1.28
 	TEST_NGINX_ARCHIVE=$(SRC_ARCHIVE) NGINX_SOURCE_DIR=$(SRC_TREE) NGINX_BUILD_DIR=$(SRC_TREE)/objs \
 		timeout -k 10 1800 $(CARGO) test --locked --lib nginx:: -- --test-threads=1
+
+# Built by plain cargo on stable Rust and with what the tests above have built: only what is fuzzed
+# is instrumented. Starts from the inputs in tests/fuzz/corpus, those that once failed among them.
+FUZZ_DIR     := $(CURDIR)/tests/fuzz
+FUZZ_TARGETS := memory uri fields headers bodies calls
+FUZZ_ENV     := TEST_NGINX_ARCHIVE=$(SRC_ARCHIVE) NGINX_SOURCE_DIR=$(SRC_TREE) NGINX_BUILD_DIR=$(SRC_TREE)/objs
+FUZZ_RUNS    := 2000
+# Bodies spill into temporary files there; in memory they cost least.
+FUZZ_TMPDIR  := $(shell test -w /dev/shm && echo /dev/shm || echo /tmp)
+
+.PHONY: fuzz-smoke
+fuzz-smoke: $(SRC_ARCHIVE) ## a bounded run of all fuzz targets, from the same seed each time
+	$(FUZZ_ENV) RUSTC_WRAPPER=$(FUZZ_DIR)/rustc.sh timeout -k 10 1800 \
+		$(CARGO) build --locked --manifest-path $(FUZZ_DIR)/Cargo.toml --features nginx
+	@for target in $(FUZZ_TARGETS); do \
+	   rm -rf target/fuzz/smoke/$$target && mkdir -p target/fuzz/smoke/$$target target/fuzz/failed || exit 1; \
+	   printf '%s: ' $$target; \
+	   TMPDIR=$(FUZZ_TMPDIR) timeout -k 10 600 target/debug/$$target -runs=$(FUZZ_RUNS) -seed=1 -len_control=0 -max_len=1024 \
+	     -artifact_prefix=target/fuzz/failed/$$target- target/fuzz/smoke/$$target $(FUZZ_DIR)/corpus/$$target \
+	     > target/fuzz/$$target.log 2>&1 || { echo failed; tail -n 60 target/fuzz/$$target.log; exit 1; }; \
+	   tail -n 1 target/fuzz/$$target.log; done
+
+# cargo-fuzz builds everything anew, instrumented and with AddressSanitizer, which stable Rust keeps
+# behind RUSTC_BOOTSTRAP.
+CARGO_FUZZ_VERSION := 0.13.2
+CARGO_FUZZ         := $(CURDIR)/target/tools/bin/cargo-fuzz
+TARGET             ?= $(FUZZ_TARGETS)
+TIME               ?= 60
+
+.PHONY: fuzz
+fuzz: $(SRC_ARCHIVE) $(CARGO_FUZZ) ## fuzz with AddressSanitizer: TARGET=name (all of them) for TIME=60 seconds each
+	@for target in $(TARGET); do \
+	   mkdir -p target/fuzz/corpus/$$target target/fuzz/failed && \
+	   RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR=$(CURDIR)/target/fuzz/build TMPDIR=$(FUZZ_TMPDIR) $(FUZZ_ENV) $(CARGO_FUZZ) run --fuzz-dir $(FUZZ_DIR) \
+	     --features nginx $$target target/fuzz/corpus/$$target $(FUZZ_DIR)/corpus/$$target -- \
+	     -max_total_time=$(TIME) -len_control=0 -max_len=1024 -artifact_prefix=$(CURDIR)/target/fuzz/failed/$$target- \
+	     || exit 1; done
+
+$(CARGO_FUZZ):
+	$(CARGO) install --locked --root target/tools --target-dir target/tools/build cargo-fuzz --version $(CARGO_FUZZ_VERSION)
 
 .PHONY: guests
 guests: ## build the Go, Rust, C and AssemblyScript guests of the tests into target/guests

@@ -38,3 +38,5 @@ pub mod runtime;
 
 #[cfg(feature = "module")]
 mod nginx;
+#[cfg(feature = "fuzzing")]
+pub use nginx::fuzzing;

@@ -34,8 +34,10 @@ mod uri;
 mod variables;
 mod worker;
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 mod bench;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 #[cfg(test)]
 mod tests;
 

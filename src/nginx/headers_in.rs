@@ -155,7 +155,7 @@ fn matching(r: Request, name: &[u8]) -> impl Iterator<Item = *mut ngx_table_elt_
 }
 
 /// Appends an element, complete with hash and lower-case key, and links its slot.
-fn push(r: Request, name: &[u8], value: &[u8]) -> Result<(), NoMemory> {
+pub(super) fn push(r: Request, name: &[u8], value: &[u8]) -> Result<(), NoMemory> {
     let key = r.copy(name)?;
     let lowcase = r.copy(&name.to_ascii_lowercase())?;
     let value = r.copy(value)?;
@@ -242,7 +242,10 @@ fn forget_derived(r: Request) {
 ///
 /// # Safety
 /// `element` must be an element with hash and lower-case key.
-unsafe fn slot(r: Request, element: *mut ngx_table_elt_t) -> Option<(ngx_uint_t, ngx_uint_t)> {
+pub(super) unsafe fn slot(
+    r: Request,
+    element: *mut ngx_table_elt_t,
+) -> Option<(ngx_uint_t, ngx_uint_t)> {
     // SAFETY: the hash is built by the core before the first request; the element is complete.
     unsafe {
         let cmcf = core_main_conf(r);

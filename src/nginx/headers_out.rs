@@ -242,7 +242,7 @@ fn set_or_push(r: Request, name: &[u8], value: &[u8]) -> Result<(), NoMemory> {
     push(r, name, value)
 }
 
-fn push(r: Request, name: &[u8], value: &[u8]) -> Result<(), NoMemory> {
+pub(super) fn push(r: Request, name: &[u8], value: &[u8]) -> Result<(), NoMemory> {
     // SAFETY: the list is the live request's.
     let element = unsafe { ngx_list_push(&raw mut (*out(r)).headers) }.cast::<ngx_table_elt_t>();
     if element.is_null() {
@@ -298,7 +298,7 @@ unsafe fn fill_line(
 }
 
 /// The slots that filters after us and log variables read.
-fn slot(r: Request, name: &[u8]) -> Option<*mut *mut ngx_table_elt_t> {
+pub(super) fn slot(r: Request, name: &[u8]) -> Option<*mut *mut ngx_table_elt_t> {
     let out = out(r);
     // SAFETY: only addresses are taken of the live request's fields.
     unsafe {
