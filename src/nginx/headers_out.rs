@@ -34,9 +34,16 @@ impl Outside {
             .filter_map(|(name, value)| Some((name, value.as_deref()?)))
     }
 
-    /// One of them has changed.
-    fn forget(&mut self) {
-        self.0.take();
+    /// One of them has changed, after `r` has been changed.
+    fn change(&mut self, r: Request, name: &[u8], value: Option<&[u8]>) {
+        // nginx does not tell a type without text from none, a guest does.
+        if value == Some(b"") {
+            self.0.get_or_init(|| outside(r));
+        }
+        let at = Outside::NAMES.iter().position(|other| *other == name);
+        if let (Some(values), Some(at)) = (self.0.get_mut(), at) {
+            values[at] = value.map(<[u8]>::to_vec);
+        }
     }
 }
 
@@ -115,7 +122,11 @@ pub(crate) fn set(
         return Ok(());
     }
     remove(r, outside, name);
-    set_or_push(r, name, value)
+    set_or_push(r, name, value)?;
+    if is(name, "content-type") {
+        outside.change(r, b"content-type", Some(value));
+    }
+    Ok(())
 }
 
 /// Appends a line; for headers of which there is one, the same as [`set`].
@@ -145,11 +156,11 @@ pub(crate) fn remove(r: Request, outside: &mut Outside, name: &[u8]) {
     }
     if is(name, "content-type") {
         set_content_type(r, empty());
-        outside.forget();
+        outside.change(r, b"content-type", None);
     } else if is(name, "last-modified") {
         // SAFETY: the request is live.
         unsafe { (*out(r)).last_modified_time = -1 }
-        outside.forget();
+        outside.change(r, b"last-modified", None);
     }
     if let Some(slot) = slot(r, name) {
         // SAFETY: the slot is a field of the live request.
