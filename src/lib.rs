@@ -9,9 +9,9 @@
 //!                |
 //!           host::linker                the first file that says "wasmtime"
 //!                |
-//!             runtime                   guest, instance, pool, wasi: no nginx
-//!                |
-//! ---------------+-------------------- feature "module"
+//!             runtime     status        guest, instance, pool, wasi; figures: no nginx
+//!                |          |
+//! ---------------+----------+--------- feature "module"
 //!              nginx                    directives, access handler, filters; all unsafe code
 //! ```
 //!
@@ -35,6 +35,8 @@ pub mod http;
 pub mod memory;
 #[forbid(unsafe_code)]
 pub mod runtime;
+#[forbid(unsafe_code)]
+pub mod status;
 
 #[cfg(feature = "module")]
 mod nginx;

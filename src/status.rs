@@ -1,0 +1,252 @@
+//! What operators get to see of guests: the figures ([`cells`]), whose they are ([`directory`]), and
+//! the three ways of showing them. Knows neither the engine nor nginx; the memory that the figures
+//! are in is somebody else's.
+
+pub mod cells;
+pub mod directory;
+mod html;
+mod prometheus;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use askama::Template;
+use serde::Serialize;
+
+use crate::abi::Features;
+use cells::{BOUNDS_NS, Counter, Distribution, Failure, Gauge, Totals};
+
+/// What is known of a guest when it is loaded.
+#[derive(Clone, Debug, Default)]
+pub struct About {
+    /// How logs call it.
+    pub name: String,
+    /// Its file.
+    pub path: String,
+    /// SHA-256 of the file.
+    pub sha256: String,
+    /// Length of the file.
+    pub file_bytes: u64,
+    /// Where it is configured, `file:line`.
+    pub places: Vec<String>,
+    /// What loading it took.
+    pub load: Duration,
+}
+
+/// Everything that there is to show.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Version of this module.
+    pub module: &'static str,
+    /// Version of nginx.
+    pub nginx: String,
+    /// Worker processes that have called guests.
+    pub workers: u64,
+    /// In the order of their names.
+    pub guests: Vec<Guest>,
+}
+
+/// One guest. Counts are of all workers since nginx was started, or since the guest came.
+#[derive(Clone, Debug, Serialize)]
+pub struct Guest {
+    /// How logs call it.
+    pub name: String,
+    /// Its file.
+    pub path: String,
+    /// SHA-256 of the file.
+    pub sha256: String,
+    /// Length of the file.
+    pub file_bytes: u64,
+    /// Where it is configured.
+    pub places: Vec<String>,
+    /// Features it has enabled so far.
+    pub features: Vec<&'static str>,
+    /// What loading took: reading, compiling, start functions.
+    pub load_seconds: f64,
+    /// `handle_request` was to be called.
+    pub requests: u64,
+    /// Went on to the next handler.
+    pub passed: u64,
+    /// Answered by the guest.
+    pub answered: u64,
+    /// Calls that nobody waited for any more.
+    pub aborted: u64,
+    /// All of `failures`.
+    pub failed: u64,
+    /// Calls that failed, by reason.
+    pub failures: BTreeMap<&'static str, u64>,
+    /// Instances that were started.
+    pub instances_started: u64,
+    /// Requests that have an instance now.
+    pub in_flight: u64,
+    /// Requests that wait for one now.
+    pub waiting: u64,
+    /// Instances now.
+    pub instances: u64,
+    /// Their linear memory.
+    pub memory_bytes: u64,
+    /// Workers in which it is out of service now.
+    pub resting: u64,
+    /// Time in the guest.
+    pub handle_request: Times,
+    /// Time in the guest.
+    pub handle_response: Times,
+}
+
+/// How long calls took, in seconds, waiting not counted. Quantiles are none without calls.
+#[derive(Clone, Debug, Serialize)]
+pub struct Times {
+    /// Calls that have ended.
+    pub count: u64,
+    /// All of them together.
+    pub sum_seconds: f64,
+    /// Half of them took at most this.
+    pub p50: Option<f64>,
+    /// Nine of ten.
+    pub p90: Option<f64>,
+    /// All but a hundredth.
+    pub p99: Option<f64>,
+    /// The longest.
+    pub max: Option<f64>,
+    /// Calls up to each bound.
+    pub buckets: Vec<Bucket>,
+}
+
+/// A step of a cumulative histogram.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Bucket {
+    /// Upper bound in seconds.
+    pub le: f64,
+    /// Calls that took no longer.
+    pub count: u64,
+}
+
+fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
+}
+
+impl Times {
+    fn new(times: &Distribution) -> Self {
+        let quantile = |q| times.quantile_ns(q).map(seconds);
+        let counts = times.buckets.iter().scan(0, |sum, count| {
+            *sum += count;
+            Some(*sum)
+        });
+        Times {
+            count: times.count(),
+            sum_seconds: seconds(times.sum_ns),
+            p50: quantile(0.5),
+            p90: quantile(0.9),
+            p99: quantile(0.99),
+            max: quantile(1.0),
+            buckets: BOUNDS_NS
+                .iter()
+                .zip(counts)
+                .map(|(&le, count)| Bucket { le: seconds(le), count })
+                .collect(),
+        }
+    }
+}
+
+impl Guest {
+    /// A guest with its figures.
+    pub fn new(about: &About, totals: &Totals) -> Self {
+        let failures: BTreeMap<_, _> = Failure::ALL
+            .iter()
+            .map(|&failure| (failure.name(), totals.counter(Counter::Failed(failure))))
+            .collect();
+        let features = Features::from_bits(u32::try_from(totals.features).unwrap_or_default());
+        let features = [
+            (Features::BUFFER_REQUEST, "buffer_request"),
+            (Features::BUFFER_RESPONSE, "buffer_response"),
+            (Features::TRAILERS, "trailers"),
+        ]
+        .into_iter()
+        .filter_map(|(feature, name)| features.contains(feature).then_some(name));
+        Guest {
+            name: about.name.clone(),
+            path: about.path.clone(),
+            sha256: about.sha256.clone(),
+            file_bytes: about.file_bytes,
+            places: about.places.clone(),
+            features: features.collect(),
+            load_seconds: about.load.as_secs_f64(),
+            requests: totals.counter(Counter::Requests),
+            passed: totals.counter(Counter::Passed),
+            answered: totals.counter(Counter::Answered),
+            aborted: totals.counter(Counter::Aborted),
+            failed: failures.values().sum(),
+            failures,
+            instances_started: totals.counter(Counter::InstancesStarted),
+            in_flight: totals.gauge(Gauge::InFlight),
+            waiting: totals.gauge(Gauge::Waiting),
+            instances: totals.gauge(Gauge::Instances),
+            memory_bytes: totals.gauge(Gauge::MemoryBytes),
+            resting: totals.gauge(Gauge::Resting),
+            handle_request: Times::new(&totals.request),
+            handle_response: Times::new(&totals.response),
+        }
+    }
+}
+
+/// How a report is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    Html,
+    /// `?format=json`.
+    Json,
+    /// `?format=prometheus`.
+    Prometheus,
+}
+
+impl Format {
+    /// What a query asks for; none when there is no such format.
+    pub fn of_query(query: &[u8]) -> Option<Self> {
+        let mut wanted =
+            query.split(|&b| b == b'&').filter_map(|pair| pair.strip_prefix(b"format="));
+        match wanted.next() {
+            None | Some(b"html") => Some(Format::Html),
+            Some(b"json") => Some(Format::Json),
+            Some(b"prometheus") => Some(Format::Prometheus),
+            Some(_) => None,
+        }
+    }
+
+    /// The media type.
+    pub const fn media_type(self) -> &'static str {
+        match self {
+            Format::Html => "text/html; charset=utf-8",
+            Format::Json => "application/json",
+            Format::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
+        }
+    }
+}
+
+/// A report could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum RenderError {
+    /// The page.
+    #[error(transparent)]
+    Html(#[from] askama::Error),
+    /// JSON.
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    /// Prometheus' text format.
+    #[error(transparent)]
+    Prometheus(#[from] ::prometheus::Error),
+}
+
+impl Report {
+    /// The report as text.
+    pub fn render(&self, format: Format) -> Result<String, RenderError> {
+        Ok(match format {
+            Format::Html => html::Page { report: self }.render()?,
+            Format::Json => serde_json::to_string_pretty(self)? + "\n",
+            Format::Prometheus => prometheus::text(self)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
