@@ -32,6 +32,8 @@ pub mod host;
 #[forbid(unsafe_code)]
 pub mod http;
 #[forbid(unsafe_code)]
+pub mod logged;
+#[forbid(unsafe_code)]
 pub mod memory;
 #[forbid(unsafe_code)]
 pub mod runtime;

@@ -28,6 +28,7 @@ mod rights;
 mod saved;
 mod slots;
 mod spool;
+mod status;
 mod task;
 mod timer;
 mod uri;
@@ -68,6 +69,7 @@ pub(crate) static mut ngx_http_wasm_handler_module: ngx_module_t = ngx_module_t 
     ctx: addr_of!(MODULE_CTX).cast_mut().cast(),
     commands: addr_of_mut!(directives::COMMANDS).cast(),
     type_: NGX_HTTP_MODULE as ngx_uint_t,
+    init_process: Some(status::zone::init_process),
     exit_process: Some(worker::exit_process),
     ..ngx_module_t::default()
 };
@@ -135,8 +137,12 @@ unsafe extern "C" fn postconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
             return ERROR;
         }
         // SAFETY: postconfiguration runs inside the http block, once, after its directives.
-        if !unsafe { conf::main_conf(cf) }.has_guests() {
+        let main = unsafe { conf::main_conf(cf) };
+        if !main.has_guests() {
             return OK;
+        }
+        if status::zone::add(cf, main).is_err() {
+            return ERROR;
         }
         // SAFETY: the core module's main conf exists in every http block; its phase arrays are
         // initialised before postconfiguration.
@@ -150,6 +156,7 @@ unsafe extern "C" fn postconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
                 return ERROR;
             }
             *slot = Some(access::handler);
+            main.set_used(variables::used(cmcf));
         }
         filter::install();
         OK

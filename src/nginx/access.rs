@@ -20,6 +20,7 @@ use super::plugin::Plugin;
 use super::request::Request;
 use super::saved::SavedRequest;
 use super::spool::Body;
+use super::status::Record;
 use super::task::{self, Call, Called, Progress};
 use super::uri;
 
@@ -113,6 +114,7 @@ fn begin(ctx: &Rc<Ctx>, plugin: &Rc<Plugin>) {
         state: LevelState::Once,
         early: Body::default(),
         request: None,
+        record: Record::default(),
     });
     *ctx.call.borrow_mut() = Some(Call::request(plugin, ctx));
     ctx.enter(Stage::CallingRequest);

@@ -4,7 +4,10 @@
 use std::ffi::CStr;
 use std::fmt;
 
-use nginx_sys::{ngx_conf_full_name, ngx_conf_log_error, ngx_conf_t, ngx_str_t, ngx_uint_t};
+use nginx_sys::{
+    ngx_conf_full_name, ngx_conf_log_error, ngx_conf_t, ngx_http_core_loc_conf_t,
+    ngx_http_request_t, ngx_int_t, ngx_str_t, ngx_uint_t,
+};
 
 use super::ffi::bytes;
 use super::log::{Escaped, Log};
@@ -30,6 +33,12 @@ pub(crate) struct Place {
     line: usize,
 }
 
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", Escaped(&self.file), self.line)
+    }
+}
+
 impl Place {
     /// Reports something about the guest of this line that shows after the line was read.
     pub(crate) fn report(
@@ -44,6 +53,9 @@ impl Place {
         cf.log().write(level, format_args!("http_wasm guest \"{guest}\": {text} in {file}:{line}"));
     }
 }
+
+/// What answers the requests of a location.
+type Handler = unsafe extern "C" fn(*mut ngx_http_request_t) -> ngx_int_t;
 
 /// nginx's configuration cursor for the time of one callback.
 pub(crate) struct Cf(*mut ngx_conf_t);
@@ -81,6 +93,22 @@ impl Cf {
                 None => Place { file: b"the command line".to_vec(), line: 0 },
             }
         }
+    }
+
+    /// Makes the location that is being read answer by `handler`; false if something else does.
+    pub(crate) fn set_handler(&self, handler: Handler) -> bool {
+        // SAFETY: during the callback of a directive of a location cf->ctx is its
+        // ngx_http_conf_ctx_t, in which the core module has its configuration of that location.
+        unsafe {
+            let ctx = (*self.0).ctx.cast::<nginx_sys::ngx_http_conf_ctx_t>();
+            let index = nginx_sys::ngx_http_core_module.ctx_index;
+            let core = (*(*ctx).loc_conf.add(index)).cast::<ngx_http_core_loc_conf_t>();
+            if (*core).handler.is_some() {
+                return false;
+            }
+            (*core).handler = Some(handler);
+        }
+        true
     }
 
     /// `worker_connections`, or 0 if the `events` block comes later.

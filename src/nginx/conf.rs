@@ -2,6 +2,7 @@
 //! and how levels inherit. A guest is compiled and started while the configuration is read, so that
 //! a bad one is a configuration error with file and line.
 
+use std::cell::Cell;
 use std::ffi::{OsStr, c_char, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use nginx_sys::{NGX_HTTP_CLIENT_TEMP_PATH, ngx_conf_t, ngx_pool_cleanup_add};
+use nginx_sys::{NGX_HTTP_CLIENT_TEMP_PATH, ngx_conf_t, ngx_pool_cleanup_add, ngx_uint_t};
 
 use super::cache::CacheDir;
 use super::cf::Cf;
@@ -19,6 +20,9 @@ use super::load::{CachePath, Key, Loader};
 use super::plugin::{OnError, Plugin, PoolSettings};
 use super::request::Request;
 use super::spool::Room;
+use super::status::Meters;
+use super::variables::Used;
+use crate::logged::Wanted;
 use crate::runtime::guest::{Dir, Settings};
 use crate::runtime::snapshot::Snapshot;
 use crate::runtime::{Limits, breaker};
@@ -39,6 +43,14 @@ pub(crate) struct MainConf {
     /// `http_wasm_cache_path`.
     pub(crate) cache: Option<CachePath>,
     loader: Loader,
+    /// Figures of the guests.
+    pub(crate) meters: Meters,
+    /// Rows and places of the zone they are in.
+    pub(crate) table_size: Cell<(usize, usize)>,
+    /// What of the guests' messages variables are used for.
+    pub(crate) wanted: Wanted,
+    /// Where `$request_id` is, if the configuration uses it.
+    pub(crate) request_id: Option<ngx_uint_t>,
 }
 
 /// Environment variables of a guest, by name.
@@ -53,7 +65,27 @@ impl MainConf {
 
     fn new() -> Self {
         LIVE.fetch_add(1, Ordering::Relaxed);
-        MainConf { instances: None, stack_bytes: None, cache: None, loader: Loader::default() }
+        MainConf {
+            instances: None,
+            stack_bytes: None,
+            cache: None,
+            loader: Loader::default(),
+            meters: Meters::default(),
+            table_size: Cell::default(),
+            wanted: Wanted::default(),
+            request_id: None,
+        }
+    }
+
+    /// That of the configuration a request is served under.
+    pub(crate) fn of<'a>(r: Request) -> Option<&'a MainConf> {
+        r.main_conf(super::ctx_index())
+    }
+
+    /// Which variables the configuration uses, once it has been read.
+    pub(crate) fn set_used(&mut self, used: Used) {
+        self.wanted = used.wanted;
+        self.request_id = used.request_id;
     }
 
     /// Whether any location may have a guest.

@@ -21,9 +21,11 @@ use super::reply::Reply;
 use super::request::Request;
 use super::saved::{SavedRequest, SavedResponse};
 use super::spool::Body;
+use super::status::Record;
 use super::task::{self, Call, Want};
 use crate::abi::{Features, FieldKind};
 use crate::host::policy::is_single;
+use crate::logged::Found;
 use crate::runtime::breaker::Pass;
 
 /// Where an exchange stands. [`Ctx::enter`] is the only place that changes it.
@@ -88,6 +90,8 @@ pub(crate) struct Level {
     pub(crate) early: Body,
     /// The request body as it was when this guest saw it.
     pub(crate) request: Option<Reader>,
+    /// What became of it.
+    pub(crate) record: Record,
 }
 
 impl Level {
@@ -182,6 +186,8 @@ pub(crate) struct Io {
     /// The number of the method that the client sent, once a guest has set another.
     pub(crate) sent_method: Option<ngx_uint_t>,
     pub(crate) template: Vec<u8>,
+    /// What guests logged, as far as variables are used for it.
+    pub(crate) found: Found,
     /// Something that nginx variables mirror was changed.
     pub(crate) dirty: bool,
     /// What a failing guest's changes are undone with, where the request is to go on without it.
@@ -240,6 +246,8 @@ pub(crate) struct Ctx {
     /// None while a call has it.
     pub(crate) io: Cell<Option<Box<Io>>>,
     pub(crate) call: RefCell<Option<Call>>,
+    /// Which of the guests is called, or was last.
+    pub(crate) at: Cell<usize>,
     /// With which the call under way was admitted.
     pub(crate) pass: Cell<Pass>,
     pub(crate) want: Cell<Want>,
@@ -339,11 +347,13 @@ impl Ctx {
                 logged: 0,
                 sent_method: None,
                 template: Vec::new(),
+                found: Found::default(),
                 dirty: false,
                 saved_request: None,
                 saved_response: None,
             }))),
             call: RefCell::default(),
+            at: Cell::new(0),
             pass: Cell::new(Pass::Normal),
             want: Cell::default(),
             body: Cell::new(ClientBody::Unread),
@@ -360,6 +370,13 @@ impl Ctx {
         r.at_end(on_end, raw)?;
         r.set_module_ctx(super::ctx_index(), raw);
         Ok(ctx)
+    }
+
+    /// Notes what became of the guest that is called.
+    pub(crate) fn note(&self, note: impl FnOnce(&mut Record)) {
+        if let Some(level) = self.levels.borrow_mut().get_mut(self.at.get()) {
+            note(&mut level.record);
+        }
     }
 
     pub(crate) const fn request(&self) -> Request {

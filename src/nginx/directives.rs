@@ -1,7 +1,9 @@
 //! The directives: one line each in the table, and one setter each. What is wrong is said with
 //! file, line, value and what was expected.
 
+mod http;
 mod pool;
+mod status;
 
 use std::ffi::{CStr, c_char, c_void};
 use std::os::unix::ffi::OsStrExt;
@@ -11,21 +13,23 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use nginx_sys::{
-    NGX_CONF_1MORE, NGX_CONF_TAKE1, NGX_CONF_TAKE12, NGX_CONF_TAKE23, NGX_HTTP_LOC_CONF,
-    NGX_HTTP_MAIN_CONF, NGX_HTTP_SRV_CONF, ngx_command_t, ngx_conf_t, ngx_str_t, ngx_uint_t,
+    NGX_CONF_1MORE, NGX_CONF_NOARGS, NGX_CONF_TAKE1, NGX_CONF_TAKE12, NGX_CONF_TAKE23,
+    NGX_HTTP_LOC_CONF, NGX_HTTP_MAIN_CONF, NGX_HTTP_SRV_CONF, ngx_command_t, ngx_conf_t, ngx_str_t,
+    ngx_uint_t,
 };
 
 use super::cf::{Cf, ConfError, EMERG, Place};
 use super::conf::{CONF_ERROR, Isolation, Lines, LocConf, MainConf, SnapshotWish};
 use super::ffi::guard;
 use super::headers_in::constant;
-use super::load::CachePath;
 use super::log::Escaped;
 use super::plugin::OnError;
 use super::spool::Room;
 use crate::runtime::guest::Dir;
 use crate::runtime::precompiled::{self, Sha256Digest};
+use http::{cache_path, instances, stack_limit};
 use pool::{breaker, number, pool};
+use status::status;
 
 /// The C entry of a setter.
 macro_rules! directive {
@@ -56,7 +60,7 @@ macro_rules! entry {
 }
 
 /// The module's directives.
-pub(crate) static mut COMMANDS: [ngx_command_t; 17] = [
+pub(crate) static mut COMMANDS: [ngx_command_t; 18] = [
     command(c"http_wasm", NGX_CONF_1MORE, directive!(http_wasm)),
     command(c"http_wasm_breaker", NGX_CONF_1MORE, directive!(breaker)),
     main_command(c"http_wasm_cache_path", NGX_CONF_TAKE1, main_directive!(cache_path)),
@@ -71,6 +75,10 @@ pub(crate) static mut COMMANDS: [ngx_command_t; 17] = [
     command(c"http_wasm_slice", NGX_CONF_TAKE1, directive!(slice)),
     command(c"http_wasm_snapshot", NGX_CONF_TAKE1, directive!(snapshot)),
     main_command(c"http_wasm_stack_limit", NGX_CONF_TAKE1, main_directive!(stack_limit)),
+    ngx_command_t {
+        type_: (NGX_HTTP_LOC_CONF | NGX_CONF_NOARGS) as ngx_uint_t,
+        ..command(c"http_wasm_status", NGX_CONF_NOARGS, directive!(status))
+    },
     command(c"http_wasm_strict", NGX_CONF_TAKE1, directive!(strict)),
     command(c"http_wasm_timeout", NGX_CONF_TAKE1, directive!(timeout)),
     ngx_command_t::empty(),
@@ -275,43 +283,6 @@ fn isolation(cf: &Cf, loc: &mut LocConf) -> Result<(), ConfError> {
         }
     };
     once(cf, &mut loc.isolation, value)
-}
-
-/// `http_wasm_cache_path DIR | off;`
-fn cache_path(cf: &Cf, main: &mut MainConf) -> Result<(), ConfError> {
-    let value = match cf.argument()? {
-        b"off" => CachePath::Off,
-        dir => {
-            let dir = cf.full_name(dir)?;
-            CachePath::Dir(Path::new(std::ffi::OsStr::from_bytes(&dir)).to_path_buf())
-        }
-    };
-    once(cf, &mut main.cache, value)
-}
-
-/// `http_wasm_instances N;`
-fn instances(cf: &Cf, main: &mut MainConf) -> Result<(), ConfError> {
-    let arg = cf.argument()?;
-    let value = number(arg, arg, 1)?;
-    let value = u32::try_from(value).ok().filter(|&value| value <= MainConf::INSTANCES_MAX);
-    let value = value.ok_or_else(|| {
-        let (arg, max) = (Escaped(arg), MainConf::INSTANCES_MAX);
-        ConfError::new(format!("invalid value \"{arg}\": expected 1 to {max}"))
-    })?;
-    once(cf, &mut main.instances, value)
-}
-
-/// `http_wasm_stack_limit SIZE;`
-fn stack_limit(cf: &Cf, main: &mut MainConf) -> Result<(), ConfError> {
-    let arg = cf.argument()?;
-    let bytes = size(arg, arg)?;
-    if !(64 << 10..=64 << 20).contains(&bytes) {
-        return Err(ConfError::new(format!(
-            "invalid value \"{}\": expected 64k to 64m",
-            Escaped(arg)
-        )));
-    }
-    once(cf, &mut main.stack_bytes, usize::try_from(bytes).unwrap_or(usize::MAX))
 }
 
 /// `http_wasm_snapshot auto | on | off;`

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::conf::LocConf;
+use super::conf::{LocConf, MainConf};
 use super::ctx::{Ctx, Io, Mode};
 use super::ffi::NoMemory;
 use super::headers_out::{self, trailers};
@@ -79,6 +79,19 @@ impl Exchange {
     /// An exchange without a request.
     pub(crate) fn without_request(name: Rc<str>, log: Log) -> Self {
         Exchange { name, log, lent: None }
+    }
+
+    fn write_log(&self, level: Level, text: &[u8]) {
+        if self.log.enabled(level) {
+            let index = self.main().and_then(|main| main.request_id);
+            let id = self.lent.as_ref().zip(index).and_then(|(lent, at)| lent.r.variable(at));
+            self.log.guest(level, &self.name, id, text);
+        }
+    }
+
+    /// The configuration of the request.
+    fn main(&self) -> Option<&'static MainConf> {
+        MainConf::of(self.lent.as_ref()?.r)
     }
 
     /// Charges what a call is about to copy into the request's memory, which is not given back
@@ -167,7 +180,9 @@ impl Host for Exchange {
     }
 
     fn log_enabled(&self, level: Level) -> bool {
+        // What goes to the access log does not depend on the level of the error log.
         self.log.enabled(level)
+            || level != Level::Debug && self.main().is_some_and(|main| !main.wanted.is_nothing())
     }
 
     fn log(&mut self, level: Level, message: &[u8]) {
@@ -179,13 +194,19 @@ impl Host for Exchange {
                 return;
             }
             if io.logged > LOGGED_MAX {
-                return self.log.guest(Level::Warn, &self.name, LOGGED_ENOUGH.as_bytes());
+                return self.write_log(Level::Warn, LOGGED_ENOUGH.as_bytes());
             }
         }
-        self.log.guest(level, &self.name, kept);
+        let main = self.main();
+        if let (Some(main), Some((_, io))) = (main, self.io_mut())
+            && !main.wanted.is_nothing()
+        {
+            main.wanted.look(kept, &mut io.found);
+        }
+        self.write_log(level, kept);
         if kept.len() < message.len() {
             let more = format!("... and {} bytes more", message.len() - kept.len());
-            self.log.guest(level, &self.name, more.as_bytes());
+            self.write_log(level, more.as_bytes());
         }
     }
 

@@ -10,6 +10,7 @@ use super::ffi::{INTERNAL_SERVER_ERROR, SERVICE_UNAVAILABLE};
 use super::log::{ERR, Escaped, Log};
 use crate::error::{CallError, Cause, Denial, Denied, LoadError, Rule};
 use crate::host::Refusal;
+use crate::status::cells::Failure;
 
 /// Why a guest did not get to its answer.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +49,26 @@ impl Fault {
             return true;
         };
         !matches!(refusal, Refusal::NoMemory | Refusal::Body(_))
+    }
+
+    /// As the status counts it.
+    pub(crate) fn cause(&self) -> Failure {
+        let error = match self {
+            Fault::Call(error) => error,
+            Fault::Start(_) => return Failure::Start,
+            Fault::Timeout(_) => return Failure::Timeout,
+            Fault::Busy => return Failure::Busy,
+            Fault::Resting(_) => return Failure::Resting,
+            Fault::Ticker(_) => return Failure::Host,
+        };
+        match error.cause() {
+            Cause::Trap(_) => Failure::Trap,
+            Cause::MemoryLimit { .. } => Failure::Memory,
+            Cause::Exit(_) => Failure::Exit,
+            Cause::Timeout { .. } => Failure::Timeout,
+            Cause::Denied(_) if self.is_the_guests() => Failure::Rule,
+            Cause::Denied(_) | Cause::Poisoned => Failure::Host,
+        }
     }
 
     /// What the client gets to know of it.

@@ -109,6 +109,11 @@ unsafe extern "C" {
         data: *mut u8,
         len: ngx_uint_t,
     );
+    pub(crate) fn ngx_http_wasm_variable(
+        r: *mut ngx_http_request_t,
+        index: ngx_uint_t,
+        value: *mut ngx_str_t,
+    ) -> ngx_int_t;
     pub(crate) fn ngx_http_wasm_set_not_found(v: *mut ngx_http_variable_value_t);
     static ngx_http_wasm_layout: [usize; LAYOUT.len()];
     static ngx_http_wasm_layout_len: usize;

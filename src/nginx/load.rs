@@ -7,6 +7,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::rc::{Rc, Weak};
+use std::time::Instant;
 
 use super::cf::{Cf, EMERG};
 use super::child::{self, Source};
@@ -95,13 +96,14 @@ impl Loader {
     pub(crate) fn plugin(
         &mut self,
         cf: &Cf,
-        conf: &MainConf,
+        conf: &mut MainConf,
         line: &Line,
         key: Key,
     ) -> Result<Rc<Plugin>, Reported> {
         if let Some(plugin) = self.plugins.get(&key) {
             return Ok(Rc::clone(plugin));
         }
+        let began = Instant::now();
         let loaded = self.shared(cf, conf).and_then(|shared| {
             let guest = self.guest(cf, conf, &shared, line, &key)?;
             Ok((shared, guest))
@@ -110,8 +112,9 @@ impl Loader {
             Ok((shared, guest)) => {
                 worker::note_slice(key.settings.limits.slice);
                 let (engine, slots) = (shared.engine.clone(), &shared.slots);
+                let meter = conf.meters.of(line, began.elapsed());
                 let Key { pool, on_error, breaker, .. } = key;
-                let plugin = Plugin::new(guest, engine, slots, pool, on_error, breaker);
+                let plugin = Plugin::new(guest, engine, slots, pool, on_error, breaker, meter);
                 self.plugins.insert(key, Rc::clone(&plugin));
                 Ok(plugin)
             }
@@ -125,13 +128,14 @@ impl Loader {
     fn guest(
         &mut self,
         cf: &Cf,
-        conf: &MainConf,
+        conf: &mut MainConf,
         shared: &Shared,
         line: &Line,
         key: &Key,
     ) -> Result<Guest<Exchange>, String> {
         let path = Path::new(OsStr::from_bytes(&line.path));
         let bytes = read(&line.path, "the file").map_err(|error| error.reason)?;
+        conf.meters.read(&line.path, &bytes);
         let found = digest(&bytes);
         if let Some(expected) = line.sha256.filter(|expected| *expected != found) {
             let (found, expected) = (hex(&found), hex(&expected));

@@ -71,18 +71,23 @@ impl Log {
         }
     }
 
-    /// Writes what a guest said, escaped and with its name, in as many lines as it takes.
-    pub(crate) fn guest(self, level: Level, name: &str, message: &[u8]) {
+    /// Writes what a guest said, escaped and with its name, in as many lines as it takes. With
+    /// `$request_id` where there is one, before the text, which may say what it likes.
+    pub(crate) fn guest(self, level: Level, name: &str, request_id: Option<&[u8]>, message: &[u8]) {
         let level = number(level);
         if !self.enabled_at(level) {
             return;
         }
         let text = Escaped(message).to_string();
         let mut rest = text.as_str();
+        let request = match request_id {
+            Some(id) => format!(", request_id {}", Escaped(id)),
+            None => String::new(),
+        };
         loop {
             let cut = rest.floor_char_boundary(LINE);
             let (line, tail) = rest.split_at(cut);
-            self.write(level, format_args!("http_wasm guest \"{name}\": {line}"));
+            self.write(level, format_args!("http_wasm guest \"{name}\"{request}: {line}"));
             rest = tail;
             if rest.is_empty() {
                 return;

@@ -13,6 +13,7 @@ use super::fault::{Fault, Kind};
 use super::ffi::{self, guard};
 use super::log::{ERR, Escaped, INFO, Log, NOTICE, WARN};
 use super::slots::Slots;
+use super::status::{Held, Meter, Metered};
 use super::timer::Timer;
 use super::{task, worker};
 use crate::abi::Level;
@@ -22,6 +23,7 @@ use crate::runtime::guest::Guest;
 use crate::runtime::instance::Instance;
 use crate::runtime::pool::{Pool, Take};
 use crate::runtime::throttle::Throttle;
+use crate::status::cells::{Counter, Gauge};
 
 /// How many instances of a guest a worker has, and what happens when they are all in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -90,6 +92,9 @@ pub(crate) struct Plugin {
     /// Of its failures in the log.
     said: RefCell<Throttle<Kind>>,
     odd_next: Cell<bool>,
+    meter: Rc<Meter>,
+    /// While it is out of service.
+    resting: RefCell<Option<Held>>,
 }
 
 impl Plugin {
@@ -100,6 +105,7 @@ impl Plugin {
         settings: PoolSettings,
         on_error: OnError,
         breaker: Option<breaker::Settings>,
+        meter: Rc<Meter>,
     ) -> Rc<Self> {
         let plugin = Rc::new(Plugin {
             engine,
@@ -114,6 +120,8 @@ impl Plugin {
             breaker: breaker.map(|settings| RefCell::new(Breaker::new(settings))),
             said: RefCell::default(),
             odd_next: Cell::new(false),
+            meter,
+            resting: RefCell::default(),
         });
         slots.register(&plugin);
         plugin
@@ -130,6 +138,10 @@ impl Plugin {
 
     pub(crate) const fn guest(&self) -> &Guest<Exchange> {
         &self.guest
+    }
+
+    pub(crate) const fn meter(&self) -> &Rc<Meter> {
+        &self.meter
     }
 
     pub(crate) fn name(&self) -> Rc<str> {
@@ -165,6 +177,7 @@ impl Plugin {
             }
             line.push_back(Rc::downgrade(&ticket));
         }
+        let _waiting = Meter::hold(&plugin.meter, Gauge::Waiting);
         task::wait(ctx, plugin.settings.wait, || ticket.lease.take()).await.ok_or(Fault::Busy)
     }
 
@@ -185,7 +198,9 @@ impl Plugin {
             Some(Idle { instance, served, .. }) => (Some(instance), served),
             None => (None, 0),
         };
-        Some(Lease { plugin: Rc::clone(plugin), instance, served, pass: Pass::Normal })
+        let in_flight = Meter::hold(&plugin.meter, Gauge::InFlight);
+        let plugin = Rc::clone(plugin);
+        Some(Lease { plugin, instance, served, pass: Pass::Normal, _in_flight: in_flight })
     }
 
     /// Makes sure that instances are dropped when they have been idle for too long.
@@ -274,6 +289,7 @@ impl Plugin {
     /// A guest has done all it was called for.
     pub(crate) fn succeeded(&self, pass: Pass, log: Log) {
         if let Some(Change::Closed { fails }) = self.breaker(|breaker| breaker.succeeded(pass)) {
+            self.resting.take();
             log.write(
                 NOTICE,
                 format_args!(
@@ -286,6 +302,7 @@ impl Plugin {
 
     /// It did not: says so, and takes it out of service when that is the rule.
     pub(crate) fn failed(&self, pass: Pass, fault: &Fault, log: Log) {
+        self.meter.count(Counter::Failed(fault.cause()));
         // Who debugs, be it one connection (debug_connection), wants to see them all.
         let said = match log.enabled(Level::Debug) {
             true => Some(0),
@@ -299,6 +316,7 @@ impl Plugin {
         }
         let change = self.breaker(|breaker| breaker.failed(pass, worker::now()));
         if let Some(Change::Opened { fails, backoff }) = change {
+            self.resting.replace(Some(Meter::hold(&self.meter, Gauge::Resting)));
             let last = fault.to_string();
             log.write(
                 ERR,
@@ -350,7 +368,7 @@ fn connections() -> usize {
 
 /// An instance that waits for requests.
 struct Idle {
-    instance: Instance<Exchange>,
+    instance: Metered,
     /// Requests it has served.
     served: u64,
     since: Duration,
@@ -360,9 +378,10 @@ struct Idle {
 /// instance cannot or shall not be used again.
 pub(crate) struct Lease {
     plugin: Rc<Plugin>,
-    instance: Option<Instance<Exchange>>,
+    instance: Option<Metered>,
     served: u64,
     pass: Pass,
+    _in_flight: Held,
 }
 
 impl Lease {
@@ -370,8 +389,8 @@ impl Lease {
         &self.plugin
     }
 
-    pub(crate) const fn instance(&mut self) -> Option<&mut Instance<Exchange>> {
-        self.instance.as_mut()
+    pub(crate) fn instance(&mut self) -> Option<&mut Instance<Exchange>> {
+        self.instance.as_deref_mut()
     }
 
     pub(crate) const fn pass(&self) -> Pass {
@@ -379,7 +398,7 @@ impl Lease {
     }
 
     pub(crate) fn fill(&mut self, instance: Instance<Exchange>) {
-        self.instance = Some(instance);
+        self.instance = Some(Metered::new(&self.plugin.meter, instance));
     }
 }
 
@@ -390,7 +409,8 @@ impl Drop for Lease {
         let PoolSettings { idle, requests, .. } = self.plugin.settings;
         if let Some(pool) = self.plugin.pool.borrow_mut().as_mut() {
             match instance {
-                Some(instance) if !instance.is_poisoned() && served < requests => {
+                Some(mut instance) if !instance.is_poisoned() && served < requests => {
+                    instance.weigh();
                     pool.give_back(Idle { instance, served, since: worker::now() });
                 }
                 gone => {

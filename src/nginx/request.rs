@@ -71,6 +71,23 @@ impl Request {
         unsafe { *(*self.as_ptr()).ctx.add(index) = ctx }
     }
 
+    /// The main configuration of the module at `index`.
+    pub(crate) fn main_conf<'a, T>(self, index: usize) -> Option<&'a T> {
+        // SAFETY: main_conf has one slot per module, filled by that module's create_main_conf with a
+        // T that lives in the cycle's pool, which outlives the cycle's requests.
+        unsafe { (*(*self.as_ptr()).main_conf.add(index)).cast::<T>().as_ref() }
+    }
+
+    /// The value of the variable at `index`, made if nobody has asked for it before.
+    pub(crate) fn variable(self, index: ngx_uint_t) -> Option<&'static [u8]> {
+        let mut value = empty();
+        // SAFETY: the request is live; the index is one that its configuration has.
+        let found =
+            unsafe { ffi::ngx_http_wasm_variable(self.as_ptr(), index, &raw mut value) == ffi::OK };
+        // SAFETY: the value is in the request's pool; callers use it while the request lives.
+        found.then(|| unsafe { bytes(value) })
+    }
+
     /// The location configuration of the module at `index`, for the location the request is in now.
     pub(crate) fn loc_conf<'a, T>(self, index: usize) -> Option<&'a T> {
         // SAFETY: loc_conf has one slot per module, filled by that module's create_loc_conf with a

@@ -293,6 +293,24 @@ ngx_http_wasm_set_variable(ngx_http_variable_value_t *v, u_char *data, ngx_uint_
 }
 
 
+ngx_int_t
+ngx_http_wasm_variable(ngx_http_request_t *r, ngx_uint_t index,
+    ngx_str_t *value)
+{
+    ngx_http_variable_value_t  *v;
+
+    v = ngx_http_get_indexed_variable(r, index);
+    if (v == NULL || v->not_found) {
+        return NGX_DECLINED;
+    }
+
+    value->len = v->len;
+    value->data = v->data;
+
+    return NGX_OK;
+}
+
+
 void
 ngx_http_wasm_set_not_found(ngx_http_variable_value_t *v)
 {

@@ -20,7 +20,9 @@ use super::ffi::{self, DONE, SPECIAL_RESPONSE, guard};
 use super::filter;
 use super::plugin::{Lease, Plugin};
 use super::request::Request;
+use super::status::Outcome;
 use crate::abi::{Features, Next};
+use crate::status::cells::{Counter, Timed};
 
 /// What a call that is not complete waits for.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -44,17 +46,22 @@ const TURN_COST: Duration = Duration::from_micros(20);
 pub(crate) struct Call {
     plugin: Rc<Plugin>,
     future: Pin<Box<dyn Future<Output = Called>>>,
-    /// Turns it has had, and how long they were, from the second one on: a call that never waits
-    /// needs no clock. The first one is bounded by the slice.
-    turns: u32,
+    /// What it is a call of; none if of neither.
+    timed: Option<Timed>,
+    /// When its first turn began, and how long all were together.
+    began: Option<Instant>,
+    spent: Duration,
+    /// What they cost the worker. The first one is free: it is bounded by the slice.
     ran: Duration,
 }
 
 impl Call {
     /// `handle_request` of one guest.
     pub(crate) fn request(plugin: &Rc<Plugin>, ctx: &Rc<Ctx>) -> Self {
+        plugin.meter().count(Counter::Requests);
+        ctx.at.set(ctx.levels.borrow().len().saturating_sub(1));
         let future = request(Rc::clone(plugin), Rc::clone(ctx));
-        Call::new(plugin, Box::pin(future))
+        Call::new(plugin, Some(Timed::Request), Box::pin(future))
     }
 
     /// Not a call of the guest's, which has returned: a wait for the request body on its behalf.
@@ -65,29 +72,69 @@ impl Call {
             let _ = client_body(&ctx).await;
             Called::Received
         };
-        Call::new(plugin, Box::pin(future))
+        Call::new(plugin, None, Box::pin(future))
     }
 
     /// `handle_response` of the guest that handled the request.
     pub(crate) fn response(lease: Lease, ctx: &Rc<Ctx>, guest_ctx: u32) -> Self {
         let plugin = Rc::clone(lease.plugin());
-        Call::new(&plugin, Box::pin(response(lease, Rc::clone(ctx), guest_ctx)))
+        let future = response(lease, Rc::clone(ctx), guest_ctx);
+        Call::new(&plugin, Some(Timed::Response), Box::pin(future))
     }
 
-    fn new(plugin: &Rc<Plugin>, future: Pin<Box<dyn Future<Output = Called>>>) -> Self {
-        Call { plugin: Rc::clone(plugin), future, turns: 0, ran: Duration::ZERO }
+    fn new(
+        plugin: &Rc<Plugin>,
+        timed: Option<Timed>,
+        future: Pin<Box<dyn Future<Output = Called>>>,
+    ) -> Self {
+        let (began, zero) = (None, Duration::ZERO);
+        Call { plugin: Rc::clone(plugin), future, timed, began, spent: zero, ran: zero }
     }
 
     /// Lets the guest run until it returns, waits, or has used up its slice.
-    fn turn(&mut self) -> Poll<Called> {
-        let began = (self.turns > 0).then(Instant::now);
+    fn turn(&mut self, ctx: &Ctx) -> Poll<Called> {
+        let began = Instant::now();
         let turn = self.plugin.engine().pace().turn(self.ran);
         let mut context = Context::from_waker(Waker::noop());
         let poll = self.future.as_mut().poll(&mut context);
         drop(turn);
-        self.turns = self.turns.saturating_add(1);
-        self.ran += began.map_or(Duration::ZERO, |began| began.elapsed() + TURN_COST);
+        let end = Instant::now();
+        let took = end - began;
+        self.spent += took;
+        match self.began {
+            None => self.began = Some(began),
+            Some(_) => self.ran += took + TURN_COST,
+        }
+        if let Poll::Ready(called) = &poll {
+            self.over(ctx, called, end);
+        }
         poll
+    }
+
+    /// It has ended: counts it, once.
+    fn over(&mut self, ctx: &Ctx, called: &Called, end: Instant) {
+        let Some(timed) = self.timed.take() else {
+            return;
+        };
+        let meter = self.plugin.meter();
+        meter.observe(timed, self.spent);
+        let outcome = match called {
+            Called::Passed { .. } => Some((Counter::Passed, Outcome::Passed)),
+            Called::Answered => Some((Counter::Answered, Outcome::Answered)),
+            Called::Received | Called::Finished | Called::Failed(_) => None,
+        };
+        if let Some((counter, _)) = outcome {
+            meter.count(counter);
+        }
+        let time = self.began.map(|began| end - began);
+        ctx.note(|record| match timed {
+            Timed::Request => {
+                record.request = time;
+                // Of a failure it is known already.
+                record.outcome = outcome.map(|(_, outcome)| outcome).or(record.outcome);
+            }
+            Timed::Response => record.response = time,
+        });
     }
 
     /// Whether it has used up its time in turns too short for the ticker to see. Twice the limit: a
@@ -95,6 +142,14 @@ impl Call {
     /// machine is so busy that the ticker comes late.
     fn is_overdue(&self) -> bool {
         self.ran > 2 * self.plugin.guest().settings().limits.timeout
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if self.timed.is_some() {
+            self.plugin.meter().count(Counter::Aborted);
+        }
     }
 }
 
@@ -147,6 +202,7 @@ async fn request(plugin: Rc<Plugin>, ctx: Rc<Ctx>) -> Called {
     };
     let next = instance.handle_request(Exchange::lend(&plugin, &ctx)).await;
     let features = instance.features();
+    plugin.meter().enabled(features);
     match next {
         Err(error) => failed(&plugin, &ctx, &Fault::Call(error)),
         Ok(Next::Stop) => {
@@ -188,6 +244,7 @@ async fn response(mut lease: Lease, ctx: Rc<Ctx>, guest_ctx: u32) -> Called {
 
 fn failed(plugin: &Plugin, ctx: &Ctx, fault: &Fault) -> Called {
     plugin.failed(ctx.pass.get(), fault, ctx.log());
+    ctx.note(|record| record.outcome = Some(Outcome::Failed(fault.cause())));
     Called::Failed(fault.status())
 }
 
@@ -251,12 +308,13 @@ pub(crate) fn advance(ctx: &Rc<Ctx>) -> Progress {
         let Some(mut call) = ctx.call.borrow_mut().take() else {
             return Progress::Waiting;
         };
-        if let Poll::Ready(called) = call.turn() {
+        if let Poll::Ready(called) = call.turn(ctx) {
             return Progress::Done(called);
         }
         if call.is_overdue() {
             let limit = call.plugin.guest().settings().limits.timeout;
             let called = failed(&call.plugin, ctx, &Fault::Timeout(limit));
+            call.over(ctx, &called, Instant::now());
             drop(call);
             ctx.cancel();
             return Progress::Done(called);
@@ -397,14 +455,16 @@ pub(crate) fn call_owed(ctx: &Rc<Ctx>) {
             return;
         }
         // However it ends, nobody is left to hear of it; a failure has been logged.
-        let _ = Call::response(lease, ctx, guest_ctx).turn();
+        let _ = Call::response(lease, ctx, guest_ctx).turn(ctx);
     }
 }
 
 /// Takes the innermost guest that is owed a `handle_response`.
 pub(crate) fn take_owed(ctx: &Ctx) -> Option<(Lease, u32)> {
     let mut levels = ctx.levels.borrow_mut();
-    let level = levels.iter_mut().rfind(|level| matches!(level.state, LevelState::Owed { .. }))?;
+    let at = levels.iter().rposition(|level| matches!(level.state, LevelState::Owed { .. }))?;
+    ctx.at.set(at);
+    let level = &mut levels[at];
     match std::mem::replace(&mut level.state, LevelState::Finished) {
         LevelState::Owed { lease, ctx: guest_ctx } => {
             let request = level.request.take();

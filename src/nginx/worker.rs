@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ffi::guard;
+use super::status;
 use crate::runtime::Engine;
 use crate::runtime::ticker::{Pace, Ticker};
 
@@ -64,6 +65,10 @@ fn without_signals<T>(f: impl FnOnce() -> T) -> T {
 }
 
 /// `exit_process`: the thread ends before the code it runs is torn down.
-pub(crate) unsafe extern "C" fn exit_process(_cycle: *mut nginx_sys::ngx_cycle_t) {
-    guard((), || TICKER.with_borrow_mut(|ticker| *ticker = None));
+pub(crate) unsafe extern "C" fn exit_process(cycle: *mut nginx_sys::ngx_cycle_t) {
+    guard((), || {
+        TICKER.with_borrow_mut(|ticker| *ticker = None);
+        // SAFETY: the cycle is nginx's.
+        unsafe { status::zone::release(cycle) };
+    });
 }

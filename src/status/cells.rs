@@ -157,9 +157,10 @@ fn add(cell: &AtomicU64, count: u64) {
 }
 
 /// The figures of one guest in one process. Consists of 64-bit integers only, for which all zeroes
-/// is the beginning, so that memory shared between processes can be used as one.
+/// is the beginning, so that memory shared between processes can be used as one. No two share a line
+/// of the processors' caches.
 #[derive(Debug)]
-#[repr(C)]
+#[repr(C, align(64))]
 pub struct Cells {
     gauges: [AtomicU64; GAUGES],
     counters: [AtomicU64; COUNTERS],

@@ -47,7 +47,8 @@ pub fn place(
 ) -> Option<(usize, bool)> {
     let known = entries.iter().position(|entry| entry.is(identity));
     let free = || {
-        let unused = |&at: &usize| entries[at].generation() < oldest.min(generation);
+        let unused =
+            |&at: &usize| matches!(entries[at].generation(), last if last == 0 || last < oldest);
         // The one that was left longest ago; one that never was anybody's before all others.
         (0..entries.len()).filter(unused).min_by_key(|&at| entries[at].generation())
     };
@@ -61,6 +62,11 @@ pub fn place(
     }
     entry.generation.store(generation, Relaxed);
     Some((at, new))
+}
+
+/// Whether the guest has a place.
+pub fn knows(entries: &[Entry], identity: &Identity) -> bool {
+    entries.iter().any(|entry| entry.is(identity))
 }
 
 /// How many places it takes for the guests of another configuration beside those that somebody may
@@ -87,7 +93,7 @@ mod tests {
     #[test]
     fn a_guest_keeps_its_place_while_others_come_and_go() {
         let entries = entries::<3>();
-        assert_eq!(place(&entries, &A, 1, 1), Some((0, true)));
+        assert_eq!(place(&entries, &A, 1, 0), Some((0, true)));
         assert_eq!(place(&entries, &B, 1, 1), Some((1, true)));
         assert_eq!(place(&entries, &C, 2, 1), Some((2, true)));
         assert_eq!(place(&entries, &B, 2, 1), Some((1, false)));

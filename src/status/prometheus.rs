@@ -38,6 +38,9 @@ pub(super) fn text(report: &Report) -> prometheus::Result<String> {
     TextEncoder::new().encode_to_string(&families)
 }
 
+/// One of a guest's counts.
+type Figure = fn(&Guest) -> u64;
+
 struct Guests<'a>(BTreeMap<&'a str, Vec<&'a Guest>>);
 
 impl Guests<'_> {
@@ -47,7 +50,7 @@ impl Guests<'_> {
         let mut failures = Vec::new();
         let mut infos = Vec::new();
         for (name, guests) in &self.0 {
-            let counts: [(&str, fn(&Guest) -> u64); 3] = [
+            let counts: [(&str, Figure); 3] = [
                 ("passed", |g| g.passed),
                 ("answered", |g| g.answered),
                 ("aborted", |g| g.aborted),

@@ -1,0 +1,216 @@
+#!/usr/bin/perl
+
+# http_wasm_status: what all workers have counted, also of workers that are gone, and over reloads.
+
+###############################################################################
+
+use warnings;
+use strict;
+
+use Test::More;
+
+BEGIN { use FindBin; chdir($FindBin::Bin); }
+
+use lib 'lib';
+use Digest::SHA;
+use JSON::PP;
+use Test::Nginx;
+use Test::Nginx::Wasm;
+
+###############################################################################
+
+select STDERR; $| = 1;
+select STDOUT; $| = 1;
+
+my $t = Test::Nginx->new()->has(qw/http proxy/)->plan(46);
+
+my $conf = <<'EOF';
+
+%%TEST_GLOBALS%%
+
+daemon off;
+worker_processes 4;
+
+events {
+}
+
+http {
+    %%TEST_GLOBALS_HTTP%%
+
+    server {
+        listen       127.0.0.1:8080 reuseport;
+        server_name  localhost;
+
+        add_header X-Worker $pid always;
+
+        location /pass/ { http_wasm guest.wat name=pass; proxy_pass http://127.0.0.1:8081/; }
+        location /answer { http_wasm answer.wat; }
+        location /trap { http_wasm trap.wat; http_wasm_breaker max_fails=3 backoff=1h; empty_gif; }
+        location /slow { http_wasm slow.wat; http_wasm_timeout 20ms; http_wasm_breaker off; empty_gif; }
+        # more
+
+        location /status { http_wasm_status; }
+    }
+}
+
+EOF
+
+$t->write_file_expand('nginx.conf', $conf);
+
+guest($t, 'guest.wat', <<'EOF');
+  (func (export "handle_request") (result i64)
+    (drop (call $enable_features (i32.const 2)))
+    (call $log (i32.const 0) &"called")
+    (i64.const 1))
+EOF
+
+guest($t, 'answer.wat', <<'EOF');
+  (func (export "handle_request") (result i64) (i64.const 0))
+EOF
+
+guest($t, 'trap.wat', <<'EOF');
+  (func (export "handle_request") (result i64) unreachable)
+EOF
+
+guest($t, 'slow.wat', <<'EOF');
+  (func (export "handle_request") (result i64) (loop $again (br $again)) (i64.const 1))
+EOF
+
+backend($t);
+$t->run();
+
+###############################################################################
+
+# Sums over all workers.
+
+my %served;
+my $sent = 0;
+while (keys %served < 4 && $sent < 400) {
+	$served{ header(curl('/pass/'), 'X-Worker') }++;
+	$sent++;
+}
+is(scalar keys %served, 4, 'every worker has served');
+
+my $pass = guest_status('pass');
+is($pass->{requests}, $sent, 'requests of all workers');
+is($pass->{passed}, $sent, 'all passed');
+is($pass->{handle_request}{count}, $sent, 'all timed');
+is($pass->{handle_response}{count}, $sent, 'on their way back too');
+is($pass->{instances_started}, 4, 'an instance in each worker');
+is($pass->{instances}, 4, 'which are there');
+is($pass->{memory_bytes}, 4 * 4 * 65536, 'with their memory');
+is($pass->{in_flight}, 0, 'nothing in flight');
+is(report()->{workers}, 4, 'workers');
+cmp_ok($pass->{handle_request}{p50}, '>', 0, 'a median');
+cmp_ok($pass->{handle_request}{p50}, '<=', $pass->{handle_request}{max}, 'not above the maximum');
+is_deeply($pass->{features}, ['buffer_response'], 'features');
+is($pass->{sha256}, Digest::SHA::sha256_hex($t->read_file('guest.wat')), 'digest');
+is_deeply($pass->{places}, [ $t->testdir() . '/nginx.conf:' . line_of('name=pass') ], 'where it is configured');
+
+is(status(curl('/answer')), 200, 'answered') for 1 .. 3;
+is(guest_status('answer')->{answered}, 3, 'answers counted');
+
+curl('/trap') for 1 .. 40;
+my $trap = guest_status('trap');
+is($trap->{requests}, 40, 'traps: requests');
+is($trap->{failures}{trap} + $trap->{failures}{resting}, 40, 'each a trap or refused by the breaker');
+cmp_ok($trap->{failures}{resting}, '>', 0, 'some were');
+is($trap->{failed}, 40, 'all are failures');
+cmp_ok($trap->{resting}, '>', 0, 'out of service in some workers');
+is($trap->{instances}, 0, 'no instance is left');
+is($trap->{memory_bytes}, 0, 'nor memory');
+
+is(status(curl('/slow')), 500, 'stopped');
+is(guest_status('slow')->{failures}{timeout}, 1, 'timeout counted');
+
+###############################################################################
+
+# In flight, and a worker that dies with it.
+
+my $s = connection();
+print $s "GET /pass/barrier/2 HTTP/1.0\r\n\r\n";
+ok(wait_until(sub { guest_status('pass')->{in_flight} == 1 }), 'in flight');
+curl('/pass/barrier/2');
+read_reply($s);
+is(guest_status('pass')->{in_flight}, 0, 'and served');
+$sent += 2;
+
+$s = connection();
+print $s "GET /pass/barrier/2 HTTP/1.0\r\n\r\n";
+ok(wait_until(sub { guest_status('pass')->{in_flight} == 1 }), 'in flight again');
+$sent++;
+my ($victim) = calls();
+my $old = report();
+
+kill 'KILL', $victim;
+ok(wait_until(sub { my @now = worker_pids($t); @now == 4 && !grep { $_ == $victim } @now }), 'a new worker');
+ok(wait_until(sub { report()->{workers} == 4 }), 'has its row');
+$pass = guest_status('pass');
+is($pass->{requests}, $sent, 'requests of a dead worker still count');
+is($pass->{in_flight}, 0, 'what it was doing is over');
+cmp_ok($pass->{instances}, '<', 4, 'its instance is gone');
+is_deeply($pass->{handle_request}{buckets}, of($old, 'pass')->{handle_request}{buckets}, 'times as before');
+
+###############################################################################
+
+# A reload, with another guest that sorts before the others.
+
+(my $more = $conf) =~ s/# more/location \/new { http_wasm guest.wat name=a; empty_gif; }/;
+$t->write_file_expand('nginx.conf', $more);
+$t->reload();
+ok(wait_until(sub { of(report(), 'a') }), 'another guest came');
+ok(wait_until(sub { my @now = worker_pids($t); @now == 4 }), 'reloaded');
+$pass = guest_status('pass');
+is($pass->{requests}, $sent, 'counts stay');
+is(guest_status('a')->{requests}, 0, 'nothing of a new guest');
+curl('/pass/');
+$sent++;
+ok(wait_until(sub { guest_status('pass')->{passed} == $sent }), 'and go on');
+ok(wait_until(sub { guest_status('pass')->{instances} == 1 && report()->{workers} == 4 }),
+	'what old workers had is gone');
+
+###############################################################################
+
+# More guests than there are places: another zone.
+
+(my $many = $conf) =~ s/# more/join ' ', map { "location \/n$_ { http_wasm guest.wat name=n$_; empty_gif; }" } 1 .. 40/e;
+$t->write_file_expand('nginx.conf', $many);
+$t->reload();
+ok(wait_until(sub { of(report(), 'n40') }), 'many guests came');
+is(guest_status('pass')->{requests}, $sent, 'counts move');
+curl('/n7');
+is(guest_status('n7')->{requests}, 1, 'new ones are counted');
+
+###############################################################################
+
+sub report {
+	my $reply = curl('/status?format=json');
+	return decode_json(content($reply));
+}
+
+sub of {
+	my ($report, $name) = @_;
+	my ($guest) = grep { $_->{name} eq $name } @{ $report->{guests} };
+	return $guest;
+}
+
+sub guest_status {
+	return of(report(), $_[0]) // die "no guest $_[0]\n";
+}
+
+# Process ids of the calls of guest "pass", the last first.
+sub calls {
+	return reverse $t->read_file('error.log') =~ /(\d+)#\d+: \*\d+ http_wasm guest "pass": called/g;
+}
+
+sub line_of {
+	my ($text) = @_;
+	my $n = 0;
+	for (split /\n/, $t->read_file('nginx.conf')) {
+		$n++;
+		return $n if /\Q$text\E/;
+	}
+	return;
+}
+
+###############################################################################
