@@ -8,6 +8,9 @@ use super::super::status::page;
 pub(super) fn status(cf: &Cf, _loc: &mut LocConf) -> Result<(), ConfError> {
     match cf.set_handler(page::handler) {
         true => Ok(()),
-        false => Err(ConfError::new("is duplicate")),
+        false => Err(ConfError::new(
+            "\"http_wasm_status\" directive is duplicate, or another one answers the requests of this \
+             location",
+        )),
     }
 }

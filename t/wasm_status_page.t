@@ -1,0 +1,127 @@
+#!/usr/bin/perl
+
+# The status page in a browser: with and without JavaScript, and on a phone.
+
+###############################################################################
+
+use warnings;
+use strict;
+
+use Test::More;
+
+BEGIN { use FindBin; chdir($FindBin::Bin); }
+
+use lib 'lib';
+use Test::Nginx;
+use Test::Nginx::Wasm;
+
+###############################################################################
+
+select STDERR; $| = 1;
+select STDOUT; $| = 1;
+
+my $t = Test::Nginx->new()->has(qw/http/)->plan(13);
+
+$t->write_file_expand('nginx.conf', <<'EOF');
+
+%%TEST_GLOBALS%%
+
+daemon off;
+worker_processes 1;
+
+events {
+}
+
+http {
+    %%TEST_GLOBALS_HTTP%%
+
+    server {
+        listen       127.0.0.1:8080;
+        server_name  localhost;
+
+        # The page counts those who look at it.
+        location /status { http_wasm guest.wat name=looks; http_wasm_status; }
+
+        location /a { http_wasm guest.wat name=a-guest-with-a-very-long-name-that-does-not-fit-on-a-phone; empty_gif; }
+        location /trap { http_wasm trap.wat name=trap; empty_gif; }
+
+        location /frame.html { default_type text/html; alias %%TESTDIR%%/frame.html; }
+    }
+}
+
+EOF
+
+guest($t, 'guest.wat', '(func (export "handle_request") (result i64) (i64.const 1))');
+guest($t, 'trap.wat', '(func (export "handle_request") (result i64) unreachable)');
+
+# Measures the page in a window of a phone's width.
+$t->write_file('frame.html', <<'EOF');
+<!doctype html>
+<iframe src="/status" width="320" height="700" style="border: 0"></iframe>
+<script>
+document.querySelector("iframe").onload = (event) => {
+  const page = event.target.contentDocument;
+  const root = page.documentElement;
+  const wide = [...page.querySelectorAll("main *")].filter((it) => it.getBoundingClientRect().right > root.clientWidth + 1);
+  document.body.dataset.measured = `window ${root.clientWidth} page ${root.scrollWidth} outside ${wide.length}`;
+};
+</script>
+EOF
+
+$t->run();
+
+###############################################################################
+
+curl('/a') for 1 .. 3;
+curl('/trap') for 1 .. 2;
+
+my $page = browse('/status', '--blink-settings=scriptEnabled=false');
+is(figure($page, 'looks', 'Requests'), 1, 'without JavaScript: one request');
+is(figure($page, 'a-guest', 'Requests'), 3, 'figures');
+is(figure($page, 'trap', 'Failed: trap'), 2, 'failures');
+like($page, qr{<h2>trap <span class="bad">2 failed</span></h2>}, 'at a glance');
+like($page, qr{<noscript><meta http-equiv="refresh" content="\d+"></noscript>}, 'refreshed by the browser');
+
+$page = browse('/status', '--virtual-time-budget=9000');
+cmp_ok(figure($page, 'looks', 'Requests'), '>=', 3, 'with JavaScript: goes on asking');
+is(figure($page, 'a-guest', 'Requests'), 3, 'nobody else is asked');
+is(() = $page =~ /<main>/g, 1, 'what is there is replaced');
+unlike($page, qr/<body class="stale">/, 'and fresh');
+
+$page = browse('/frame.html', '--virtual-time-budget=1000');
+my ($window, $width, $outside) = $page =~ /data-measured="window (\d+) page (\d+) outside (\d+)"/;
+is($window, 320, 'on a phone');
+is($width, $window, 'nothing to scroll sideways');
+is($outside, 0, 'nothing is cut off');
+
+# For whoever wants to look at it.
+my $shot = repo() . '/target/status.png';
+unlink $shot;
+browse('/status', "--screenshot=$shot", '--window-size=1200,900');
+ok(-s $shot, 'a picture in target/status.png');
+
+###############################################################################
+
+# The page as the browser has it after its scripts have run.
+sub browse {
+	my ($uri, @options) = @_;
+
+	my $dir = $t->testdir() . '/browser';
+	my @command = (qw/timeout 60 chromium-headless-shell --headless --no-sandbox --disable-gpu --no-first-run/,
+		"--user-data-dir=$dir", @options, '--dump-dom', 'http://127.0.0.1:' . port(8080) . $uri);
+	local $ENV{MALLOC_PERTURB_};
+	local $ENV{HOME} = $dir;
+	open my $pipe, '-|', "exec 2>$dir.log; exec @{[ join ' ', map { quotemeta } @command ]}" or die "browser: $!\n";
+	my $page = do { local $/; <$pipe> } // '';
+	close $pipe;
+	return $page;
+}
+
+# A figure on the card of a guest.
+sub figure {
+	my ($page, $guest, $figure) = @_;
+	my ($card) = $page =~ m{<article>\s*<h2>\Q$guest\E(.*?)</article>}s or return;
+	return $card =~ m{<dt>\Q$figure\E</dt><dd[^>]*>(\d+)</dd>} ? $1 : undef;
+}
+
+###############################################################################
