@@ -31,8 +31,8 @@ PROVE     ?= prove -j$(JOBS)
 # What the build needs from Debian 12, and what only the tests need on top.
 BUILD_PACKAGES := ca-certificates curl gcc libc6-dev libclang-dev make nginx nginx-dev \
                   libpcre2-dev libssl-dev zlib1g-dev
-TEST_PACKAGES  := clang docker-registry libfcgi-perl libio-socket-ssl-perl lld llvm nghttp2-client nghttp2-server openssl perl \
-                  python3 wabt
+TEST_PACKAGES  := chromium-headless-shell clang docker-registry libfcgi-perl libio-socket-ssl-perl lld llvm \
+                  nghttp2-client nghttp2-server openssl perl python3 python3-prometheus-client wabt
 # Peers and tools of the benchmark.
 BENCH_PACKAGES := libnginx-mod-http-js libnginx-mod-http-lua linux-perf util-linux wabt wrk
 GO_VERSION     := 1.26
