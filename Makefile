@@ -96,7 +96,7 @@ demo-check: ## run the README's curl lines against a demo server and compare wha
 ##@ Test (one nginx and module only: NGINX=/path/nginx MODULE=/path/module.so; some files only: TESTS=t/wasm_uri.t)
 
 .PHONY: test
-test: deps deps-test check unittest nginxtest fuzz-smoke guests module module-1.28 t clitest tck conformance differential hostile soak demo-check ## install what is missing and run all tests
+test: deps deps-test check unittest nginxtest fuzz-smoke guests module module-1.28 t clitest tck conformance differential hostile soak configtest demo-check ## install what is missing and run all tests
 test: ROUNDS = 1
 test: WINDOW = 100ms
 test: LIMIT = 300ms
@@ -270,6 +270,10 @@ deb: module ## pack the release module for Debian's nginx: target/deb/libnginx-m
 debtest: deb ## install the package into a clean Debian 12, serve with it, remove it
 	@$(call install,mmdebstrap)
 	$(SUDO) timeout -k 10 600 pkg/test-deb target/deb/*.deb tests/guests/examples/auth.wat 'WWW-Authenticate: Basic realm="test"'
+
+.PHONY: configtest
+configtest: nginx-1.28 ## build nginx 1.28 with its own --add-dynamic-module, install it, serve with it
+	NGX_HTTP_WASM_PROFILE=dev timeout -k 10 3600 t/bin/configtest $(SRC_TREE)
 
 ##@ Benchmark (a smoke run: QUICK=1; some parts only: ONLY=headers,in-flight; another module: MODULE=/path/module.so)
 
