@@ -1,6 +1,6 @@
 #!/usr/bin/perl
 
-# The commands of docs/guests.md build guests that nginx takes.
+# The commands of docs/guests.md build guests that serve requests.
 
 ###############################################################################
 
@@ -24,60 +24,76 @@ select STDOUT; $| = 1;
 
 my $t = Test::Nginx->new()->has(qw/http/);
 
-# Only `nginx -t` runs.
-$t->write_file('error.log', '');
-
 # What `make guests` keeps between builds: crates, npm's packages.
 my $kept = repo() . '/target/guests-build';
 
 my @blocks = grep { $_->{language} eq 'sh' && $_->{note} =~ /^run in / } map { blocks($_) } pages();
 cmp_ok(scalar @blocks, '>=', 4, 'a language each');
 
+my %guest;     # by the place of its commands
+
 for my $block (@blocks) {
-	my ($in) = $block->{note} =~ /^run in (\S+)$/;
-	subtest "$block->{place}: in $in" => sub { builds($block, $in) };
+	$guest{ $block->{place} } = build($block);
 }
 
+my @places = sort keys %guest;
+my $locations = join '', map { "        location /$_ { http_wasm $guest{ $places[$_] } config=some; }\n" } 0 .. $#places;
+
+$t->write_file_expand('nginx.conf', <<"EOF");
+
+%%TEST_GLOBALS%%
+
+daemon off;
+
+events {
+}
+
+http {
+    %%TEST_GLOBALS_HTTP%%
+
+    server {
+        listen       127.0.0.1:8080;
+        server_name  localhost;
+
+$locations
+    }
+}
+
+EOF
+
+$t->run();
+
+# There are no files: nginx's own answer is 404, a guest may have another.
+for my $i (0 .. $#places) {
+	like(status(curl("/$i")), qr/^[24]/, "$places[$i]: the guest serves");
+}
+
+$t->stop();
 done_testing();
 
 ###############################################################################
 
-# Runs the commands in a copy of the directory.
-sub builds {
-	my ($block, $in) = @_;
+# Runs the commands in a copy of their directory, and returns the path of the guest.
+sub build {
+	my ($block) = @_;
 
+	my ($in) = $block->{note} =~ /^run in (\S+)$/;
 	my $copy = $t->testdir() . "/$in";
 	make_path($copy);
 	system('cp', '-r', repo() . "/$in/.", $copy) == 0 or die "cp: $?\n";
 	symlink "$kept/assemblyscript/node_modules", "$copy/node_modules" if -e "$copy/package.json";
 
-	my ($output, $exit) = do {
-		# cargo may share what it compiled: the copy is another package to it, with crates that are the same.
-		local $ENV{CARGO_TARGET_DIR} = $kept;
-		open my $pipe, '-|', 'timeout', '300', 'sh', '-euc', "cd '$copy'\nexec 2>&1\n$block->{text}"
-			or die "sh: $!\n";
-		local $/;
-		my $text = <$pipe>;
-		close $pipe;
-		($text, $? >> 8);
-	};
-	is($exit, 0, 'the commands succeed') or diag($output);
+	# The crates are the same as those of `make guests`, so cargo need not compile them again.
+	local $ENV{CARGO_TARGET_DIR} = $kept;
+	open my $pipe, '-|', 'timeout', '300', 'sh', '-euc', "cd '$copy'\nexec 2>&1\n$block->{text}" or die "sh: $!\n";
+	my $output = do { local $/; <$pipe> };
+	close $pipe;
+	is($?, 0, "$block->{place}: the commands succeed") or diag($output);
 
 	# cargo has a place and a name of its own.
 	my ($package) = $block->{text} =~ /^cargo .*--package (\S+)/;
 	my ($file) = $block->{text} =~ / -o (\S+)/;
-	my $guest = $package ? "$kept/wasm32-wasip1/release/$package.wasm" : "$copy/$file";
-
-	my ($said, $status) = nginx_test($t, <<"EOF");
-%%TEST_GLOBALS%%
-events {
-}
-http {
-    %%TEST_GLOBALS_HTTP%%
-    http_wasm $guest config=some;
-}
-EOF
-	is($status, 0, 'nginx takes the guest') or diag($said);
+	return $package ? "$kept/wasm32-wasip1/release/$package.wasm" : "$copy/$file";
 }
 
 ###############################################################################
