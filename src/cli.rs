@@ -42,20 +42,27 @@ const DIFFERENT: u8 = 3;
 struct Failure {
     /// One line.
     text: String,
-    /// Why a guest cannot be used, without its path.
-    reason: Option<String>,
-    /// Frames of the guest, a line each.
+    status: u8,
+    /// Where it was a guest's.
+    guest: Option<Box<GuestFailure>>,
+}
+
+/// What else is known of a guest that cannot be used or failed.
+#[derive(Default)]
+struct GuestFailure {
+    /// Why, without its name.
+    reason: String,
+    /// Its frames, a line each.
     backtrace: Option<String>,
-    /// What the guest logged before.
+    /// What it logged before.
     log: Vec<(Level, String)>,
     /// What follows from it.
     note: Option<String>,
-    status: u8,
 }
 
 impl Failure {
     fn new(text: String) -> Self {
-        Failure { text, reason: None, backtrace: None, log: Vec::new(), note: None, status: FAILED }
+        Failure { text, status: FAILED, guest: None }
     }
 
     fn usage(text: String) -> Self {
@@ -64,12 +71,14 @@ impl Failure {
 
     fn eprint(&self) {
         let (red, bold) = (AnsiColor::Red.on_default().bold(), Style::new().bold());
-        anstream::eprint!("{}", text::log_lines(&self.log));
+        let none = GuestFailure::default();
+        let guest = self.guest.as_deref().unwrap_or(&none);
+        anstream::eprint!("{}", text::log_lines(&guest.log));
         anstream::eprintln!("{red}error:{red:#} {}", self.text);
-        for frame in self.backtrace.iter().flat_map(|frames| frames.lines()) {
+        for frame in guest.backtrace.iter().flat_map(|frames| frames.lines()) {
             anstream::eprintln!("  {}", Escaped(frame.as_bytes()));
         }
-        if let Some(note) = &self.note {
+        if let Some(note) = &guest.note {
             anstream::eprintln!("{bold}note:{bold:#} {note}");
         }
     }

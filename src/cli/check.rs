@@ -27,13 +27,13 @@ pub(crate) fn check(args: &Check) -> Result<(), Failure> {
         }
         (Format::Text, Err(failure)) => Err(failure),
         (Format::Json, Err(failure)) => {
-            if let Some(reason) = &failure.reason {
+            if let Some(guest) = &failure.guest {
                 print(&pretty(&json!({
                     "guest": path.to_string_lossy(),
                     "usable": false,
-                    "reason": reason,
-                    "backtrace": failure.backtrace,
-                    "log": log_json(&failure.log),
+                    "reason": guest.reason,
+                    "backtrace": guest.backtrace,
+                    "log": log_json(&guest.log),
                 })));
             }
             Err(failure)

@@ -41,14 +41,17 @@ pub(crate) enum End {
         response: Response,
     },
     /// The client gets an error page.
-    Failed {
-        /// Its status.
-        status: u16,
-        /// What nginx writes to its log.
-        reason: String,
-        /// The guest's frames.
-        backtrace: Option<String>,
-    },
+    Failed(Failed),
+}
+
+/// Why a client gets an error page.
+pub(crate) struct Failed {
+    /// Its status.
+    pub(crate) status: u16,
+    /// What nginx writes to its log.
+    pub(crate) reason: String,
+    /// The guest's frames.
+    pub(crate) backtrace: Option<String>,
 }
 
 /// Sends `request` through a guest, and `response` back through it if it asks for one.
@@ -90,7 +93,7 @@ fn calls(
     outcome.features = instance.features();
     let next = match finish(outcome, "handle_request", ran, home) {
         Ok(next) => next,
-        Err(end) => return end,
+        Err(failed) => return End::Failed(failed),
     };
     let exchange = &mut outcome.exchange;
     let ctx = match next {
@@ -108,7 +111,7 @@ fn calls(
     let way = Way::begin(exchange, response.clone(), to_head);
     let way = match way.offer(exchange, buffered) {
         Ok(way) => way,
-        Err(end) => return end,
+        Err(failed) => return End::Failed(failed),
     };
     if exchange.rules.trace {
         anstream::eprintln!("handle_response");
@@ -120,7 +123,7 @@ fn calls(
             let response = way.release(&mut outcome.exchange);
             End::Passed { request, response }
         }
-        Err(end) => end,
+        Err(failed) => End::Failed(failed),
     }
 }
 
@@ -130,16 +133,16 @@ fn finish<T>(
     call: &'static str,
     ran: Ran<Result<T, CallError>>,
     home: Home,
-) -> Result<T, End> {
+) -> Result<T, Failed> {
     outcome.times.push((call, ran.time));
     if let Some(exchange) = home.lock().take() {
         outcome.exchange = *exchange;
     }
-    let failed = |reason, backtrace| Err(End::Failed { status: 500, reason, backtrace });
+    let failed = |reason, backtrace| Err(Failed { status: 500, reason, backtrace });
     match ran.output {
-        Some(Ok(value)) => Ok(value),
-        Some(Err(error)) => failed(error.to_string(), error.backtrace()),
-        None => failed(format!("{call}: ran for longer than its time and was stopped"), None),
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => failed(error.to_string(), error.backtrace()),
+        Err(overdue) => failed(overdue.to_string(), None),
     }
 }
 
@@ -239,7 +242,7 @@ impl Way {
     }
 
     /// Readies what the guest may read.
-    fn offer(mut self, exchange: &mut Exchange, buffered: bool) -> Result<Way, End> {
+    fn offer(mut self, exchange: &mut Exchange, buffered: bool) -> Result<Way, Failed> {
         let own = std::mem::take(&mut exchange.own);
         self.prefix = own.len();
         self.whole = buffered && !self.has_no_body(exchange);
@@ -256,7 +259,7 @@ impl Way {
                     "the response cannot be buffered: the body would exceed {max} bytes \
                      (http_wasm_response_buffer)"
                 );
-                return Err(End::Failed { status: 502, reason, backtrace: None });
+                return Err(Failed { status: 502, reason, backtrace: None });
             }
             exchange.response.content.body = std::mem::take(&mut self.stream);
         }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::exchange::{Exchange, Lent, Rules};
 use super::message::Request;
 use super::turns::Turns;
-use super::{Failure, progress};
+use super::{Failure, GuestFailure, progress};
 use crate::abi::{Features, Level};
 use crate::error::{Escaped, LoadError};
 use crate::runtime::guest::{self, Guest, Settings};
@@ -104,11 +104,15 @@ fn attempt(path: &Path, bytes: &[u8], settings: Settings, rules: Rules) -> Resul
     let started = began.elapsed();
     let (log, calls) = home.lock().take().map(|home| (home.log, home.calls)).unwrap_or_default();
     let instance = match instance {
-        Some(Ok(instance)) => instance,
-        Some(Err(error)) => {
-            return Err(Failure { log, ..refused(path, &error) });
+        Ok(Ok(instance)) => instance,
+        Ok(Err(error)) => {
+            let mut failure = refused(path, &error);
+            if let Some(guest) = &mut failure.guest {
+                guest.log = log;
+            }
+            return Err(failure);
         }
-        None => return Err(reason(path, "starting it was given up")),
+        Err(overdue) => return Err(reason(path, &format!("does not start: {overdue}"))),
     };
     let started = Started {
         compiled,
@@ -124,16 +128,20 @@ fn attempt(path: &Path, bytes: &[u8], settings: Settings, rules: Rules) -> Resul
 
 /// A guest that cannot be used, in nginx's words.
 pub(crate) fn refused(path: &Path, error: &LoadError) -> Failure {
-    let text = error.to_string();
-    let backtrace = error.backtrace();
-    Failure { backtrace, ..reason(path, &Escaped(text.as_bytes()).to_string()) }
+    let text = Escaped(error.to_string().as_bytes()).to_string();
+    unusable(
+        path,
+        GuestFailure { reason: text, backtrace: error.backtrace(), ..Default::default() },
+    )
 }
 
 fn reason(path: &Path, reason: &str) -> Failure {
+    unusable(path, GuestFailure { reason: reason.to_owned(), ..Default::default() })
+}
+
+fn unusable(path: &Path, guest: GuestFailure) -> Failure {
     use std::os::unix::ffi::OsStrExt;
     let path = Escaped(path.as_os_str().as_bytes());
-    Failure {
-        reason: Some(reason.to_owned()),
-        ..Failure::new(format!("http_wasm guest \"{path}\": {reason}"))
-    }
+    let text = format!("http_wasm guest \"{path}\": {}", guest.reason);
+    Failure { guest: Some(Box::new(guest)), ..Failure::new(text) }
 }

@@ -308,9 +308,8 @@ impl<'a> Registry<'a> {
     ) -> Result<String, Failure> {
         let realm = realm.unwrap_or_default();
         let shown = Escaped(realm.as_bytes());
-        if !realm.starts_with("https://")
-            && !(self.scheme == "http" && realm.starts_with("http://"))
-        {
+        let in_the_clear = self.scheme == "http" && realm.starts_with("http://");
+        if !(realm.starts_with("https://") || in_the_clear) {
             let text = format!("its tokens come from \"{shown}\", expected an https URL");
             return Err(self.failed(&text));
         }

@@ -9,12 +9,12 @@ use serde_json::{Value, json};
 use super::args::{Format, Isolation, RequestArgs, ResponseArgs, Run};
 use super::check::{log_json, pretty};
 use super::exchange::{Exchange, Lent, Rules};
-use super::flow::{End, Outcome, serve};
+use super::flow::{End, Failed, Outcome, serve};
 use super::load::{self, Loaded};
 use super::message::{Content, Request, Response};
 use super::text::{bytes, difference, heading, log_lines, ms};
 use super::turns::Turns;
-use super::{DIFFERENT, Failure, place, print};
+use super::{DIFFERENT, Failure, GuestFailure, place, print};
 use crate::error::Escaped;
 use crate::runtime::Limits;
 use crate::runtime::instance::Instance;
@@ -58,7 +58,7 @@ pub(crate) fn run(args: &Run) -> Result<(), Failure> {
         };
         let exchange = Exchange::new(rules.clone(), request.clone());
         let served = serve(&turns, instance, exchange, &response);
-        let failed = matches!(served.end, End::Failed { .. });
+        let failed = matches!(served.end, End::Failed(_));
         outcome = Some(served);
         if failed {
             break;
@@ -79,9 +79,9 @@ fn start(
 ) -> Result<Instance<Lent>, Failure> {
     let (host, _home) = Lent::new(Exchange::new(rules, Request::default()));
     match turns.run(loaded.guest.start(host)).output {
-        Some(Ok(instance)) => Ok(instance),
-        Some(Err(error)) => Err(load::refused(path, &error)),
-        None => Err(Failure::new("starting the guest took too long".to_owned())),
+        Ok(Ok(instance)) => Ok(instance),
+        Ok(Err(error)) => Err(load::refused(path, &error)),
+        Err(overdue) => Err(Failure::new(format!("cannot start an instance: {overdue}"))),
     }
 }
 
@@ -174,17 +174,13 @@ fn report(
     outcome: Outcome,
 ) -> Result<(), Failure> {
     eprint_figures(loaded, &outcome);
-    if let End::Failed { status, reason, backtrace } = outcome.end {
+    if let End::Failed(Failed { status, reason, backtrace }) = outcome.end {
         let name = Escaped(name.as_bytes());
         let reason = Escaped(reason.as_bytes()).to_string();
         let text = format!("http_wasm guest \"{name}\": {reason}");
-        return Err(Failure {
-            reason: Some(reason),
-            backtrace,
-            log: outcome.exchange.log,
-            note: Some(format!("the client gets {status}")),
-            ..Failure::new(text)
-        });
+        let note = Some(format!("the client gets {status}"));
+        let guest = GuestFailure { reason, backtrace, log: outcome.exchange.log, note };
+        return Err(Failure { guest: Some(Box::new(guest)), ..Failure::new(text) });
     }
     let result = match args.format {
         Format::Text => text(name, request, response, &outcome),
@@ -221,7 +217,7 @@ fn text(name: &str, request: &Request, response: &Response, outcome: &Outcome) -
             ("passed the request on", Some(request), out, response.show())
         }
         End::Answered { response: out } => ("answered by itself", None, out, String::new()),
-        End::Failed { .. } => return text,
+        End::Failed(_) => return text,
     };
     // Writing to a string does not fail.
     let _ = writeln!(text, "{name}: {title}");
@@ -267,7 +263,7 @@ fn json(name: &str, loaded: &Loaded, outcome: &Outcome) -> String {
     let (end, request, response) = match &outcome.end {
         End::Passed { request, response } => ("passed", Some(request), Some(response)),
         End::Answered { response } => ("answered", None, Some(response)),
-        End::Failed { .. } => ("failed", None, None),
+        End::Failed(_) => ("failed", None, None),
     };
     let lossy = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let lines = |lines: &[super::message::Line]| -> Value {

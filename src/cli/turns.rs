@@ -21,11 +21,17 @@ pub(crate) struct Turns {
 
 /// How a call went.
 pub(crate) struct Ran<T> {
-    /// `None` when it was given up: it used up its time in turns too short for the ticker to see.
-    pub(crate) output: Option<T>,
+    /// Why it was given up when it was: it used up its time in turns too short for the ticker to
+    /// see, as happens on a busy machine.
+    pub(crate) output: Result<T, Overdue>,
     /// How long the guest ran, waiting not counted.
     pub(crate) time: Duration,
 }
+
+/// A call that was given up.
+#[derive(Debug, thiserror::Error)]
+#[error("ran for longer than {} ms and was stopped", .0.as_millis())]
+pub(crate) struct Overdue(Duration);
 
 impl Turns {
     /// For calls that somebody else limits.
@@ -60,13 +66,13 @@ impl Turns {
             drop(turn);
             time += began.elapsed();
             match poll {
-                Poll::Ready(output) => Poll::Ready(Some(output)),
+                Poll::Ready(output) => Poll::Ready(Ok(output)),
                 // Twice the limit: a guest in a loop is to be stopped inside, where its stack shows
                 // the place.
-                Poll::Pending if self.limit.is_some_and(|limit| time > 2 * limit) => {
-                    Poll::Ready(None)
-                }
-                Poll::Pending => Poll::Pending,
+                Poll::Pending => match self.limit {
+                    Some(limit) if time > 2 * limit => Poll::Ready(Err(Overdue(limit))),
+                    _ => Poll::Pending,
+                },
             }
         }));
         Ran { output, time }

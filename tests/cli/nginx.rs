@@ -242,6 +242,9 @@ fn read_message(stream: &mut TcpStream) -> String {
     }
 }
 
+/// Features, what a guest does before it says next, next, what it does afterwards, request, response.
+type Script<'a> = (u32, &'a [Op], bool, &'a [Op], String, &'static str);
+
 const OK: &str = "HTTP/1.1 200 OK\nContent-Length: 9\nContent-Type: text/plain\nETag: \"1\"\n\
                   Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT\nX-A: 1\nX-A: 2\n\nresponse\n";
 const NOT_MODIFIED: &str = "HTTP/1.1 304 Not Modified\nETag: \"1\"\n\n";
@@ -259,7 +262,7 @@ fn a_guest_does_in_the_program_what_it_does_in_nginx() {
     use Op::*;
     let get = || request("GET /a%20b?c=d", "X-A: 1\nX-B: 2\nx-a: 3\n", "");
     let post = || request("POST /form", "Content-Type: text/plain\n", "body\n");
-    let scripts: &[(u32, &[Op], bool, &[Op], String, &'static str)] = &[
+    let scripts: &[Script] = &[
         (NONE, &[], true, &[], get(), OK),
         // Fields of the request: one, several, none, and those that are not the guest's.
         (

@@ -91,7 +91,7 @@ fn a_guest_that_breaks_a_rule_is_told_which() {
 #[test]
 fn a_guest_in_a_loop_is_stopped() {
     let ran = run_wat("", "(loop $l (br $l))", &["--timeout=50ms"]);
-    ran.fails(1, "handle_request: ran for longer than 50 ms and was stopped");
+    ran.fails(1, "ran for longer than 50 ms and was stopped");
 }
 
 #[test]
