@@ -273,7 +273,7 @@ debtest: deb ## install the package into a clean Debian 12, serve with it, remov
 
 .PHONY: configtest
 configtest: nginx-1.28 ## build nginx 1.28 with its own --add-dynamic-module, install it, serve with it
-	NGX_HTTP_WASM_PROFILE=dev timeout -k 10 3600 t/bin/configtest $(SRC_TREE)
+	NGX_HTTP_WASM_PROFILE=dev JOBS=$(JOBS) timeout -k 10 3600 t/bin/configtest $(SRC_TREE)
 
 ##@ Benchmark (a smoke run: QUICK=1; some parts only: ONLY=headers,in-flight; another module: MODULE=/path/module.so)
 
