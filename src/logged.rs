@@ -35,17 +35,22 @@ impl Wanted {
             return;
         }
         found.fields.resize(self.fields.len(), None);
-        let mut keep = |key: &[u8], value: &mut dyn FnMut() -> Vec<u8>| {
-            let is_key = |wanted: &String| matches(wanted, key);
-            if let Some(at) = self.fields.iter().position(is_key) {
-                found.fields[at] = Some(value());
-            }
-        };
+        let at = |key: &[u8]| self.fields.iter().position(|wanted| matches(wanted, key));
         match object(message) {
             Some(object) => {
-                object.iter().for_each(|(key, value)| keep(key.as_bytes(), &mut || text(value)))
+                for (key, value) in &object {
+                    if let Some(at) = at(key.as_bytes()) {
+                        found.fields[at] = Some(text(value));
+                    }
+                }
             }
-            None => pairs(message, &mut keep),
+            None => {
+                for (key, value) in pairs(message) {
+                    if let Some(at) = at(key) {
+                        found.fields[at] = Some(value);
+                    }
+                }
+            }
         }
     }
 }
@@ -88,38 +93,35 @@ fn text(value: &Value) -> Vec<u8> {
     }
 }
 
-/// Takes a key, and its value if it wants it.
-type Keep<'a> = dyn FnMut(&[u8], &mut dyn FnMut() -> Vec<u8>) + 'a;
-
 /// The `key=value` pairs of a message. Values with spaces are in double quotes, in which a backslash
 /// takes the next character as it is, but for `\n`, `\r` and `\t`.
-fn pairs(message: &[u8], keep: &mut Keep<'_>) {
+fn pairs(message: &[u8]) -> impl Iterator<Item = (&[u8], Vec<u8>)> {
     let mut rest = message;
-    loop {
-        rest = rest.trim_ascii_start();
-        if rest.is_empty() {
-            return;
-        }
-        let end = rest.iter().position(|&b| b == b'=' || b.is_ascii_whitespace());
-        let end = end.unwrap_or(rest.len());
-        let (key, tail) = rest.split_at(end);
-        let Some(value) = tail.strip_prefix(b"=") else {
-            // A word of a sentence.
-            rest = tail;
-            continue;
-        };
-        let (value, tail) = match value.strip_prefix(b"\"") {
-            Some(quoted) => unquoted(quoted),
-            None => {
-                let end = value.iter().position(u8::is_ascii_whitespace).unwrap_or(value.len());
-                (value[..end].to_vec(), &value[end..])
+    std::iter::from_fn(move || {
+        loop {
+            rest = rest.trim_ascii_start();
+            if rest.is_empty() {
+                return None;
             }
-        };
-        if !key.is_empty() {
-            keep(key, &mut || value.clone());
+            let end = rest.iter().position(|&b| b == b'=' || b.is_ascii_whitespace());
+            let (key, tail) = rest.split_at(end.unwrap_or(rest.len()));
+            let Some(value) = tail.strip_prefix(b"=") else {
+                // A word of a sentence.
+                rest = tail;
+                continue;
+            };
+            let (value, tail) = match value.strip_prefix(b"\"") {
+                Some(quoted) => unquoted(quoted),
+                None => {
+                    let end = value.iter().position(u8::is_ascii_whitespace);
+                    let (value, tail) = value.split_at(end.unwrap_or(value.len()));
+                    (value.to_vec(), tail)
+                }
+            };
+            rest = tail;
+            return Some((key, value));
         }
-        rest = tail;
-    }
+    })
 }
 
 /// A value up to its closing quote, and what comes after it.

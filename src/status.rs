@@ -40,7 +40,7 @@ pub struct Report {
     pub module: &'static str,
     /// Version of nginx.
     pub nginx: String,
-    /// Worker processes that have called guests.
+    /// Worker processes, those that finish what they have after a reload included.
     pub workers: u64,
     /// In the order of their names.
     pub guests: Vec<Guest>,

@@ -23,7 +23,7 @@ select STDERR; $| = 1;
 select STDOUT; $| = 1;
 
 # nginx calls a killed worker an alert.
-my $t = Test::Nginx->new()->has(qw/http proxy/)->todo_alerts()->plan(46);
+my $t = Test::Nginx->new()->has(qw/http proxy/)->todo_alerts()->plan(50);
 
 my $conf = <<'EOF';
 
@@ -172,9 +172,19 @@ ok(wait_until(sub { guest_status('pass')->{instances} == 1 && report()->{workers
 
 ###############################################################################
 
-# More guests than there are places: another zone.
+# More guests than there are places make another zone. First in a reload that fails after that: the port is the
+# backend's. A worker that starts later counts where the others do.
 
 (my $many = $conf) =~ s/# more/join ' ', map { "location \/n$_ { http_wasm guest.wat name=n$_; empty_gif; }" } 1 .. 40/e;
+$t->write_file_expand('nginx.conf', $many =~ s/(    server \{)/    server { listen 127.0.0.1:8081; }\n$1/r);
+$t->reload();
+ok(wait_until(sub { error_log_count($t, qr/still could not bind/) }), 'a reload that fails');
+($victim) = worker_pids($t);
+kill 'KILL', $victim;
+ok(wait_until(sub { my @now = worker_pids($t); @now == 4 && !grep { $_ == $victim } @now }), 'another worker');
+ok(wait_until(sub { report()->{workers} == 4 }), 'has its row');
+is(join(' ', map { curl('/pass/'); guest_status('pass')->{requests} - ++$sent } 1 .. 12), join(' ', (0) x 12), 'counts');
+
 $t->write_file_expand('nginx.conf', $many);
 $t->reload();
 ok(wait_until(sub { of(report(), 'n40') }), 'many guests came');

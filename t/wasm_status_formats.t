@@ -21,7 +21,7 @@ use Test::Nginx::Wasm;
 select STDERR; $| = 1;
 select STDOUT; $| = 1;
 
-my $t = Test::Nginx->new()->has(qw/http/)->plan(41);
+my $t = Test::Nginx->new()->has(qw/http rewrite/)->plan(42);
 
 my $conf = <<'EOF';
 
@@ -46,6 +46,7 @@ http {
         location /trap { http_wasm trap.wat name=trap; empty_gif; }
 
         location /status { http_wasm_status; }
+        location = /metrics { set $args format=prometheus; http_wasm_status; }
     }
 }
 
@@ -111,6 +112,8 @@ is(join(' ', map { $_->{name} } grep { $_->{type} !~ /^(counter|gauge|histogram)
 my %series;
 $series{ $_->{name} . JSON::PP->new->canonical->encode($_->{labels}) }++ for @$samples;
 is(scalar(grep { $_ > 1 } values %series), 0, 'no series twice');
+
+like(content(curl('/metrics')), qr/^http_wasm_requests_total\{guest="a"\} 3$/m, 'at a place of its own');
 
 ###############################################################################
 

@@ -199,6 +199,7 @@ impl Host for Exchange {
         }
         let main = self.main();
         if let (Some(main), Some((_, io))) = (main, self.io_mut())
+            && level != Level::Debug
             && !main.wanted.is_nothing()
         {
             main.wanted.look(kept, &mut io.found);

@@ -368,7 +368,7 @@ fn connections() -> usize {
 
 /// An instance that waits for requests.
 struct Idle {
-    instance: Metered,
+    instance: Box<Metered>,
     /// Requests it has served.
     served: u64,
     since: Duration,
@@ -378,7 +378,7 @@ struct Idle {
 /// instance cannot or shall not be used again.
 pub(crate) struct Lease {
     plugin: Rc<Plugin>,
-    instance: Option<Metered>,
+    instance: Option<Box<Metered>>,
     served: u64,
     pass: Pass,
     _in_flight: Held,
@@ -390,7 +390,7 @@ impl Lease {
     }
 
     pub(crate) fn instance(&mut self) -> Option<&mut Instance<Exchange>> {
-        self.instance.as_deref_mut()
+        self.instance.as_deref_mut().map(|metered| &mut **metered)
     }
 
     pub(crate) const fn pass(&self) -> Pass {
@@ -398,7 +398,7 @@ impl Lease {
     }
 
     pub(crate) fn fill(&mut self, instance: Instance<Exchange>) {
-        self.instance = Some(Metered::new(&self.plugin.meter, instance));
+        self.instance = Some(Box::new(Metered::new(&self.plugin.meter, instance)));
     }
 }
 

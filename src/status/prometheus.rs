@@ -27,7 +27,7 @@ pub(super) fn text(report: &Report) -> prometheus::Result<String> {
         ),
         gauge(
             "http_wasm_workers",
-            "Worker processes that have called guests.",
+            "Worker processes, those that finish what they have after a reload included.",
             vec![sample(&[], report.workers as f64)],
         ),
     ];
@@ -38,26 +38,26 @@ pub(super) fn text(report: &Report) -> prometheus::Result<String> {
     TextEncoder::new().encode_to_string(&families)
 }
 
-/// One of a guest's counts.
-type Figure = fn(&Guest) -> u64;
+/// One of a guest's figures.
+type Count = fn(&Guest) -> u64;
 
+/// Those of each name.
 struct Guests<'a>(BTreeMap<&'a str, Vec<&'a Guest>>);
 
 impl Guests<'_> {
     fn families(&self) -> Vec<MetricFamily> {
-        let outcomes = |guests: &[&Guest], of: fn(&Guest) -> u64| sum(guests, of);
         let mut results = Vec::new();
         let mut failures = Vec::new();
         let mut infos = Vec::new();
         for (name, guests) in &self.0 {
-            let counts: [(&str, Figure); 3] = [
+            let counts: [(&str, Count); 3] = [
                 ("passed", |g| g.passed),
                 ("answered", |g| g.answered),
                 ("aborted", |g| g.aborted),
             ];
             for (result, of) in counts {
                 let labels = [("guest", *name), ("outcome", result)];
-                results.push(sample(&labels, outcomes(guests, of)));
+                results.push(sample(&labels, sum(guests, of)));
             }
             for cause in guests[0].failures.keys() {
                 let count = guests.iter().map(|guest| guest.failures[cause]).sum::<u64>();
@@ -119,7 +119,7 @@ impl Guests<'_> {
         ]
     }
 
-    fn each(&self, of: fn(&Guest) -> u64) -> Vec<Metric> {
+    fn each(&self, of: Count) -> Vec<Metric> {
         self.0.iter().map(|(name, guests)| sample(&[("guest", name)], sum(guests, of))).collect()
     }
 
@@ -146,7 +146,7 @@ impl Guests<'_> {
     }
 }
 
-fn sum(guests: &[&Guest], of: fn(&Guest) -> u64) -> f64 {
+fn sum(guests: &[&Guest], of: Count) -> f64 {
     guests.iter().map(|guest| of(guest)).sum::<u64>() as f64
 }
 

@@ -298,8 +298,12 @@ unsafe extern "C" fn init(zone: *mut ngx_shm_zone_t, old: *mut c_void) -> ngx_in
             && let Some((before, conf)) = running()
         {
             take_over(&table, &before);
-            // nginx unmaps it soon. Without worker processes it is this one that uses it.
-            conf.meters.iter().for_each(|(_, meter)| meter.detach());
+            // nginx unmaps it soon, and without worker processes it is this one that uses it. With
+            // them it does not, and workers are forked with it again if the reload fails later on.
+            // SAFETY: a plain integer that nginx sets at its start.
+            if unsafe { nginx_sys::ngx_process } == nginx_sys::NGX_PROCESS_SINGLE as usize {
+                conf.meters.iter().for_each(|(_, meter)| meter.detach());
+            }
         }
         give_places(table, main);
         OK
