@@ -23,7 +23,7 @@ select STDERR; $| = 1;
 select STDOUT; $| = 1;
 
 # nginx calls a killed worker an alert.
-my $t = Test::Nginx->new()->has(qw/http proxy/)->todo_alerts()->plan(50);
+my $t = Test::Nginx->new()->has(qw/http proxy/)->todo_alerts()->plan(56);
 
 my $conf = <<'EOF';
 
@@ -111,7 +111,7 @@ is_deeply($pass->{places}, [ $t->testdir() . '/nginx.conf:' . line_of('name=pass
 is(status(curl('/answer')), 200, 'answered') for 1 .. 3;
 is(guest_status('answer')->{answered}, 3, 'answers counted');
 
-curl('/trap') for 1 .. 40;
+curl("/trap") for 1 .. 40;
 my $trap = guest_status('trap');
 is($trap->{requests}, 40, 'traps: requests');
 is($trap->{failures}{trap} + $trap->{failures}{resting}, 40, 'each a trap or refused by the breaker');
@@ -175,7 +175,7 @@ ok(wait_until(sub { guest_status('pass')->{instances} == 1 && report()->{workers
 # More guests than there are places make another zone. First in a reload that fails after that: the port is the
 # backend's. A worker that starts later counts where the others do.
 
-(my $many = $conf) =~ s/# more/join ' ', map { "location \/n$_ { http_wasm guest.wat name=n$_; empty_gif; }" } 1 .. 40/e;
+(my $many = $conf) =~ s/# more/join ' ', map { "location \/n$_ { http_wasm guest.wat name=n$_; empty_gif; }" } 1 .. 29/e;
 $t->write_file_expand('nginx.conf', $many =~ s/(    server \{)/    server { listen 127.0.0.1:8081; }\n$1/r);
 $t->reload();
 ok(wait_until(sub { error_log_count($t, qr/still could not bind/) }), 'a reload that fails');
@@ -187,12 +187,30 @@ is(join(' ', map { curl('/pass/'); guest_status('pass')->{requests} - ++$sent } 
 
 $t->write_file_expand('nginx.conf', $many);
 $t->reload();
-ok(wait_until(sub { of(report(), 'n40') }), 'many guests came');
+ok(wait_until(sub { of(report(), 'n29') }), 'many guests came');
 is(guest_status('pass')->{requests}, $sent, 'counts move');
-curl('/n7');
-is(guest_status('n7')->{requests}, 1, 'new ones are counted');
+curl("/n$_") for 1 .. 29;
+is(requests('n'), 29, 'new ones are counted');
+
+# Guests that are gone make room for others, who find nothing of them.
+for my $name (qw/ m p /) {
+	$t->write_file_expand('nginx.conf', $many =~ s/name=n/name=$name/gr);
+	$t->reload();
+	ok(wait_until(sub { of(report(), "${name}29") && report()->{workers} == 4 }), "$name: others came");
+	is(requests($name), 0, "$name: begin at 0");
+	curl("/n$_") for 1 .. 29;
+	is(requests($name), 29, "$name: are counted");
+}
 
 ###############################################################################
+
+# Requests of all guests called so, with a number.
+sub requests {
+	my ($name) = @_;
+	my $sum = 0;
+	$sum += $_->{requests} for grep { $_->{name} =~ /^$name\d+$/ } @{ report()->{guests} };
+	return $sum;
+}
 
 sub report {
 	my $reply = curl('/status?format=json');
