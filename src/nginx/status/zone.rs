@@ -26,7 +26,7 @@ use crate::status::cells::{Cells, Totals};
 use crate::status::directory::{self, Entry, Identity};
 
 /// Places at least, so that guests come and go in the same zone.
-const PLACES: usize = 32;
+const PLACES: usize = 16;
 
 #[repr(C)]
 struct Header {
