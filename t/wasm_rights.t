@@ -67,6 +67,7 @@ sub loads {
 	my $module = module_path();
 	($output, my $exit) = nginx_test($t, <<"EOF");
 load_module $module;
+pid $dir/test.pid;
 $main
 events {
 }

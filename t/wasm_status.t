@@ -158,7 +158,7 @@ is_deeply($pass->{handle_request}{buckets}, of($old, 'pass')->{handle_request}{b
 
 (my $more = $conf) =~ s/# more/location \/new { http_wasm guest.wat name=a; empty_gif; }/;
 $t->write_file_expand('nginx.conf', $more);
-$t->reload();
+reload_all();
 ok(wait_until(sub { of(report(), 'a') }), 'another guest came');
 ok(wait_until(sub { my @now = worker_pids($t); @now == 4 }), 'reloaded');
 $pass = guest_status('pass');
@@ -186,7 +186,7 @@ ok(wait_until(sub { report()->{workers} == 4 }), 'has its row');
 is(join(' ', map { curl('/pass/'); guest_status('pass')->{requests} - ++$sent } 1 .. 12), join(' ', (0) x 12), 'counts');
 
 $t->write_file_expand('nginx.conf', $many);
-$t->reload();
+reload_all();
 ok(wait_until(sub { of(report(), 'n13') }), 'many guests came');
 is(guest_status('pass')->{requests}, $sent, 'counts move');
 curl("/n$_") for 1 .. 13;
@@ -195,7 +195,7 @@ is(requests('n'), 13, 'new ones are counted');
 # Guests that are gone make room for others, who find nothing of them.
 for my $name (qw/ m p /) {
 	$t->write_file_expand('nginx.conf', $many =~ s/name=n/name=$name/gr);
-	$t->reload();
+	reload_all();
 	ok(wait_until(sub { of(report(), "${name}13") && report()->{workers} == 4 }), "$name: others came");
 	is(requests($name), 0, "$name: begin at 0");
 	curl("/n$_") for 1 .. 13;
@@ -203,6 +203,13 @@ for my $name (qw/ m p /) {
 }
 
 ###############################################################################
+
+# A reload after which nobody but new workers takes requests.
+sub reload_all {
+	my %old = map { $_ => 1 } worker_pids($t);
+	$t->reload();
+	wait_until(sub { my @now = worker_pids($t); @now == 4 && !grep { $old{$_} } @now }) or die "no reload\n";
+}
 
 # Requests of all guests called so, with a number.
 sub requests {

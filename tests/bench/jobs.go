@@ -69,6 +69,25 @@ func guestPeers(job string) []Peer {
 	}
 }
 
+// instances are a small guest and one that brings a runtime along, each with an
+// instance that stays, with one from a snapshot and with one that is started.
+func instances(job string) []Peer {
+	guests := guestPeers(job)
+
+	var peers []Peer
+	for _, guest := range []Peer{guests[0], guests[2]} {
+		for _, way := range []struct{ name, conf string }{
+			{"", ""},
+			{", from a snapshot", " http_wasm_isolation request; http_wasm_snapshot on;"},
+			{", started", " http_wasm_isolation request; http_wasm_snapshot off;"},
+		} {
+			peers = append(peers, Peer{Name: guest.Name + way.name, Kind: ours, Conf: guest.Conf + way.conf})
+		}
+	}
+
+	return peers
+}
+
 func withBuffer(peers []Peer, directive string) []Peer {
 	for i := range peers {
 		peers[i].Conf += directive
@@ -127,6 +146,8 @@ func jobs() []*Job {
 			Peers: append(append([]Peer{nginx, nativeFor("headers")}, guestPeers("headers")...),
 				Peer{Name: oursFresh, Kind: ours, Conf: "http_wasm %s/headers.wat; http_wasm_isolation request;"},
 				luaHeaders, njsHeaders, refFor("headers.wat"))},
+		{Key: "isolation", Title: "(a) with an instance for each request", Path: "/", Content: gif,
+			CheckContent: toEcho, check: checkHeaders, Peers: append([]Peer{nginx}, instances("headers")...)},
 		{Key: "proxied", Title: "(a) in front of a backend", Path: "/", Content: toQuick, CheckContent: toEcho, check: checkHeaders,
 			Peers: []Peer{nginx, nativeFor("headers"), guestPeers("headers")[0], luaHeaders,
 				{Name: njs, Kind: njsModule, Conf: `js_header_filter bench.headers; proxy_set_header Connection "";
