@@ -192,17 +192,13 @@ t-given t-debian t-1.28: t-%:
 	MALLOC_PERTURB_=165 TEST_NGINX_BINARY=$(run_nginx_$*) TEST_NGINX_GLOBALS='load_module $(run_module_$*); $(GLOBALS_USER)' \
 		timeout -k 10 1200 $(PROVE) -I t/lib $(TESTS)
 
-# With MODULE=, one built for nginx 1.28 but not for AddressSanitizer: what it does to memory itself is not seen, only
-# what malloc, free, memcpy, nginx and the end of the process see.
+# Both are built for it; slower ones, so four times the patience.
 .PHONY: t-asan
-t-asan: $(ASAN_NGINX) $(if $(MODULE),,module-asan) ## run t/*.t under AddressSanitizer on nginx 1.28
-	@$(call built,$(abspath $(or $(MODULE),$(ASAN_MODULE))))
-	TEST_NGINX_PATIENCE=4 PROVE='$(PROVE)' timeout -k 10 3600 t/asan/run.sh $(ASAN_NGINX) \
-		$(abspath $(or $(MODULE),$(ASAN_MODULE))) '$(GLOBALS_USER)' $(TESTS)
-
-.PHONY: module-asan
-module-asan: $(ASAN_NGINX)
-	@$(asan_env) $(call build,$(ASAN_TREE),--locked --target $(HOST),asan/$(HOST)/debug,$(ASAN_MODULE))
+t-asan: $(ASAN_NGINX) ## run t/*.t under AddressSanitizer on nginx 1.28
+	@RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/t/asan/rustc.sh TEST_SANITIZER=address \
+		$(call build,$(ASAN_TREE),--locked,debug,$(ASAN_MODULE))
+	TEST_NGINX_PATIENCE=4 PROVE='$(PROVE)' timeout -k 10 3600 \
+		t/asan/run.sh $(ASAN_NGINX) $(ASAN_MODULE) '$(GLOBALS_USER)' $(TESTS)
 
 .PHONY: clitest
 clitest: guests $(RUNS:%=clitest-%) ## run the tests of the command-line program, which compare it with both nginx
@@ -356,20 +352,15 @@ $(SRC_ARCHIVE): $(SRC_NGINX)
 
 # The same for AddressSanitizer. C and Rust share the runtime that comes with Rust; it is linked into nginx, and -Xclang
 # keeps the linker from adding one of clang's. NGX_DEBUG_PALLOC: a pool takes every allocation from malloc, so that each
-# has red zones of its own. RUSTC_BOOTSTRAP: a flag of nightly for the Rust that everything else is built with.
-HOST            = $(shell rustc -vV | sed -n 's/^host: //p')
-ASAN_RUNTIME    = $(shell rustc --print target-libdir)/librustc-stable_rt.asan.a
-ASAN_CC_OPT    := -g -O1 -fPIC -fno-omit-frame-pointer -DNGX_DEBUG_PALLOC=1 \
+# has red zones of its own.
+ASAN_RUNTIME  = $(shell rustc --print target-libdir)/librustc-stable_rt.asan.a
+ASAN_CC_OPT  := -g -O1 -fPIC -fno-omit-frame-pointer -DNGX_DEBUG_PALLOC=1 \
 	-Xclang -fsanitize=address -Xclang -fsanitize-address-use-after-scope
-ASAN_RUSTFLAGS := -Zsanitizer=address -Cforce-frame-pointers=yes
-ASAN_DETECTOR  := $(wildcard t/asan/detector/*)
-asan_env = CARGO_TARGET_DIR=$(CURDIR)/target/asan RUSTC_BOOTSTRAP=1 RUSTFLAGS='$(ASAN_RUSTFLAGS)' \
-	CC=clang CFLAGS_$(subst -,_,$(HOST))='-fsanitize=address -fno-omit-frame-pointer -g'
 
-$(ASAN_NGINX): $(SRC_CRATE) $(ASAN_DETECTOR)
+$(ASAN_NGINX): $(SRC_CRATE) $(wildcard t/asan/detector/*) t/asan/rustc.sh
 	@$(call source,$(ASAN_TREE)) && \
-	 RUSTC_BOOTSTRAP=1 rustc --edition 2024 --crate-type lib --emit obj -O $(ASAN_RUSTFLAGS) \
-	       -o $(ASAN_TREE)/faults.o t/asan/detector/faults.rs && cd $(ASAN_TREE) && \
+	 t/asan/rustc.sh rustc --edition 2024 --crate-type cdylib --emit obj -O -o $(ASAN_TREE)/faults.o \
+	       t/asan/detector/faults.rs && cd $(ASAN_TREE) && \
 	 auto/configure --prefix=$(ASAN_TREE)/prefix $(SRC_FLAGS) --add-module=$(CURDIR)/t/asan/detector \
 	       --with-cc=clang --with-cc-opt='$(ASAN_CC_OPT)' \
 	       --with-ld-opt='-Wl,--whole-archive,$(ASAN_RUNTIME),--no-whole-archive -lpthread -lrt -lm -ldl' \
@@ -378,7 +369,7 @@ $(ASAN_NGINX): $(SRC_CRATE) $(ASAN_DETECTOR)
 # $(call source,TREE): a tree of nginx 1.28's sources
 define source
 	src=$$($(CARGO) metadata --locked --format-version 1 --manifest-path t/nginx-src/Cargo.toml \
-	        --filter-platform $(HOST) | \
+	        --filter-platform "$$(rustc -vV | sed -n 's/^host: //p')" | \
 	      grep -o '"manifest_path":"[^"]*/nginx-src-[^"]*/Cargo.toml"' | cut -d '"' -f 4); \
 	 test -n "$$src" || { echo 'the crate nginx-src was not found' >&2; exit 1; }; \
 	 echo "building $$(basename "$${src%/Cargo.toml}") in $(1)"; \

@@ -26,6 +26,13 @@ fn module() {
             cc.flag(flag);
         }
     }
+    // Set by `make`, which has the Rust of the module instrumented in the same way.
+    println!("cargo::rerun-if-env-changed=TEST_SANITIZER");
+    if let Ok(sanitizer) = std::env::var("TEST_SANITIZER") {
+        cc.compiler("clang")
+            .flag(format!("-fsanitize={sanitizer}"))
+            .flag("-fno-omit-frame-pointer");
+    }
     cc.compile("ngx_http_wasm_shim");
 
     // A Rust thread-local with a destructor keeps the library loaded anyway once it was touched:
