@@ -88,8 +88,9 @@ const (
         "" $host;
         default $http_host;
     }
-    # Every failure is one: no second try elsewhere, no error page from anywhere else.
+    # Every failure is one: no second try elsewhere, no error page from anywhere else, however many there were before.
     proxy_next_upstream off;
+    http_wasm_breaker off;
 `
 )
 
