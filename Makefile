@@ -192,7 +192,7 @@ t-given t-debian t-1.28: t-%:
 	MALLOC_PERTURB_=165 TEST_NGINX_BINARY=$(run_nginx_$*) TEST_NGINX_GLOBALS='load_module $(run_module_$*); $(GLOBALS_USER)' \
 		timeout -k 10 1200 $(PROVE) -I t/lib $(TESTS)
 
-# Both are built for it; slower ones, so four times the patience.
+# nginx and module are built for it, and are slower: hence the patience.
 .PHONY: t-asan
 t-asan: $(ASAN_NGINX) ## run t/*.t under AddressSanitizer on nginx 1.28
 	@RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/t/asan/rustc.sh TEST_SANITIZER=address \
