@@ -23,7 +23,7 @@ use Test::Nginx::Wasm;
 select STDERR; $| = 1;
 select STDOUT; $| = 1;
 
-my $t = Test::Nginx->new()->has(qw/http/)->plan(52);
+my $t = Test::Nginx->new()->has(qw/http/)->plan(53);
 my $dir = $t->testdir();
 
 my $conf = <<'EOF';
@@ -164,6 +164,10 @@ for my $case (
 	my ($output, $exit) = nginx_test($t, $t->read_file('nginx.conf'));
 	ok(!!$exit == !!$refused && $output =~ $text, "sha256=$digest") or diag($output);
 }
+
+# Also where the same guest is there already, without a digest.
+write_conf('http_wasm_cache_path off;', "location /e { http_wasm a.wat config=1 sha256=@{[ '0' x 64 ]}; empty_gif; }");
+like(nginx_test($t, $t->read_file('nginx.conf')), qr/\[emerg\].*a\.wat": has the SHA-256 digest/, 'a second line of it');
 
 ###############################################################################
 

@@ -5,7 +5,7 @@
 //! nothing is taken from a directory or a file that anybody else could have written to, and nothing
 //! that is not exactly what was written for this engine and this guest.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -83,14 +83,8 @@ impl Cache {
     }
 
     /// Keeps a module. Whoever reads meanwhile finds the old file or the new one.
-    pub(crate) fn store(
-        &self,
-        engine: &Engine,
-        source: &[u8],
-        digest: &Sha256Digest,
-        module: &Module,
-    ) {
-        let path = self.path(engine, digest);
+    pub(crate) fn store(&self, engine: &Engine, source: &Sha256Digest, module: &Module) {
+        let path = self.path(engine, source);
         let stored =
             encode(engine, source, module).map_err(|error| error.to_string()).and_then(|bytes| {
                 // Made with mode 0600.
@@ -152,10 +146,9 @@ fn check(dir: &Path) -> Result<(), String> {
     }
 }
 
-/// Checks a compiled guest that an operator names (`http_wasm guest.cwasm`): as trusted as the
-/// module itself, if nobody but this user and root can write to it.
-pub(crate) fn operators(path: &Path) -> Result<(), String> {
-    let meta = path.metadata().map_err(text)?;
+/// Checks the file of a compiled guest that an operator names (`http_wasm guest.cwasm`), which is as
+/// trusted as the module itself, if nobody but this user and root can write to it.
+pub(crate) fn check_operators(meta: &Metadata) -> Result<(), String> {
     if meta.mode() & 0o022 != 0 || (meta.uid() != 0 && meta.uid() != euid()) {
         return Err(format!(
             "is compiled code that uid {} owns, with mode {:04o}; expected a file that only root \

@@ -243,7 +243,7 @@ fn compile(
 ) -> Result<Module, LoadError> {
     if is_precompiled(bytes) {
         let decoded = precompiled::decode(engine, bytes)?;
-        // SAFETY: the file is one that only root and this user can write to (`cache::operators`),
+        // SAFETY: the file is one that only root and this user can write to (`cache::check_operators`),
         // and complete and for this engine (`decode`).
         return unsafe { cache::deserialize(engine, decoded.code) };
     }
@@ -255,7 +255,7 @@ fn compile(
     let module = guest::compile(engine, bytes)?;
     spent.set(Some(spent.get().unwrap_or_default() + begin.elapsed()));
     if let Some(cache) = cache {
-        cache.store(engine, bytes, &source, &module);
+        cache.store(engine, &source, &module);
     }
     Ok(module)
 }

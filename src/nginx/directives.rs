@@ -6,6 +6,8 @@ mod pool;
 mod status;
 
 use std::ffi::{CStr, c_char, c_void};
+use std::fs::{File, Metadata};
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::rc::Rc;
@@ -412,7 +414,7 @@ impl Line {
                 }
             } else if let Some(value) = parameter.strip_prefix(b"config_file=") {
                 let file = cf.full_name(value)?;
-                let value = read(&file, "guest configuration")?;
+                let (value, _) = read(&file, "guest configuration")?;
                 if config.replace(value.into()).is_some() {
                     return Err(duplicate());
                 }
@@ -463,8 +465,15 @@ fn default_name(path: &[u8]) -> String {
     Escaped(stem.as_bytes()).to_string()
 }
 
-pub(crate) fn read(path: &[u8], what: &str) -> Result<Vec<u8>, ConfError> {
-    std::fs::read(Path::new(std::ffi::OsStr::from_bytes(path))).map_err(|error| {
+/// What is in a file, and whose it was when it was opened.
+pub(crate) fn read(path: &[u8], what: &str) -> Result<(Vec<u8>, Metadata), ConfError> {
+    let opened = File::open(Path::new(std::ffi::OsStr::from_bytes(path)));
+    let read = opened.and_then(|mut file| {
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        Ok((bytes, file.metadata()?))
+    });
+    read.map_err(|error| {
         ConfError::new(format!("cannot read {what} \"{}\": {error}", Escaped(path)))
     })
 }

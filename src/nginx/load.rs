@@ -3,9 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::{Rc, Weak};
 use std::time::Instant;
 
@@ -13,7 +11,6 @@ use super::cf::{Cf, EMERG};
 use super::child::{self, Source};
 use super::conf::{MainConf, Reported};
 use super::directives::{Line, read};
-use super::exchange::Exchange;
 use super::log::{Escaped, NOTICE, WARN};
 use super::plugin::{OnError, Plugin, PoolSettings};
 use super::slots::Slots;
@@ -47,7 +44,8 @@ pub(crate) enum CachePath {
 #[derive(Default)]
 pub(crate) struct Loader {
     shared: Option<Rc<Shared>>,
-    plugins: HashMap<Key, Rc<Plugin>>,
+    /// With the digest of their files.
+    plugins: HashMap<Key, (Rc<Plugin>, Sha256Digest)>,
     /// What `shared` remembers for as long as a configuration uses it.
     kept: Vec<Rc<Ready>>,
 }
@@ -100,51 +98,32 @@ impl Loader {
         line: &Line,
         key: Key,
     ) -> Result<Rc<Plugin>, Reported> {
-        if let Some(plugin) = self.plugins.get(&key) {
-            return Ok(Rc::clone(plugin));
-        }
-        let began = Instant::now();
-        let loaded = self.shared(cf, conf).and_then(|shared| {
-            let guest = self.guest(cf, conf, &shared, line, &key)?;
-            Ok((shared, guest))
-        });
-        match loaded {
-            Ok((shared, guest)) => {
-                worker::note_slice(key.settings.limits.slice);
-                let (engine, slots) = (shared.engine.clone(), &shared.slots);
-                let meter = conf.meters.of(line, began.elapsed());
-                let Key { pool, on_error, breaker, .. } = key;
-                let plugin = Plugin::new(guest, engine, slots, pool, on_error, breaker, meter);
-                self.plugins.insert(key, Rc::clone(&plugin));
-                Ok(plugin)
-            }
-            Err(reason) => {
-                line.place.report(cf, EMERG, &line.path, format_args!("{reason}"));
-                Err(Reported)
-            }
-        }
+        let loaded = match self.plugins.get(&key) {
+            Some((plugin, source)) => is_meant(line, source).map(|()| Rc::clone(plugin)),
+            None => self.load(cf, conf, line, key),
+        };
+        loaded.map_err(|reason| {
+            line.place.report(cf, EMERG, &line.path, format_args!("{reason}"));
+            Reported
+        })
     }
 
-    fn guest(
+    fn load(
         &mut self,
         cf: &Cf,
         conf: &mut MainConf,
-        shared: &Shared,
         line: &Line,
-        key: &Key,
-    ) -> Result<Guest<Exchange>, String> {
-        let path = Path::new(OsStr::from_bytes(&line.path));
-        let bytes = read(&line.path, "the file").map_err(|error| error.reason)?;
-        conf.meters.read(&line.path, &bytes);
-        let found = digest(&bytes);
-        if let Some(expected) = line.sha256.filter(|expected| *expected != found) {
-            let (found, expected) = (hex(&found), hex(&expected));
-            return Err(format!("has the SHA-256 digest {found}, expected {expected}"));
-        }
+        key: Key,
+    ) -> Result<Rc<Plugin>, String> {
+        let began = Instant::now();
+        let shared = self.shared(cf, conf)?;
+        let (bytes, meta) = read(&line.path, "the file").map_err(|error| error.reason)?;
+        let source = digest(&bytes);
+        is_meant(line, &source)?;
         if is_precompiled(&bytes) {
-            cache::operators(path)?;
+            cache::check_operators(&meta)?;
         }
-        let trial = (found, key.settings.clone(), key.snapshot);
+        let trial = (source, key.settings.clone(), key.snapshot);
         let ready = match shared.remembered(&trial) {
             Some(ready) => ready,
             None => {
@@ -156,7 +135,13 @@ impl Loader {
         let guest = Guest::new(&shared.engine, &ready.module, key.settings.clone());
         let guest = guest.map_err(|error| one_line(cf, &error))?.with(ready.start);
         self.kept.push(ready);
-        Ok(guest)
+        worker::note_slice(key.settings.limits.slice);
+        let meter = conf.meters.of(line, &source, bytes.len() as u64, began.elapsed());
+        let (engine, slots) = (shared.engine.clone(), &shared.slots);
+        let Key { pool, on_error, breaker, .. } = key;
+        let plugin = Plugin::new(guest, engine, slots, pool, on_error, breaker, meter);
+        self.plugins.insert(key, (Rc::clone(&plugin), source));
+        Ok(plugin)
     }
 
     /// The engine of all guests, of the running configuration if it wants the same.
@@ -246,6 +231,17 @@ impl Shared {
             line.place.report(cf, level, &line.path, text);
         }
         Ok(Ready { module, start: report.start })
+    }
+}
+
+/// Whether this is the file that `sha256=` means, if it is there.
+fn is_meant(line: &Line, source: &Sha256Digest) -> Result<(), String> {
+    match &line.sha256 {
+        Some(expected) if expected != source => {
+            let (found, expected) = (hex(source), hex(expected));
+            Err(format!("has the SHA-256 digest {found}, expected {expected}"))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -16,6 +16,7 @@ use super::directives::Line;
 use super::exchange::Exchange;
 use super::log::Escaped;
 use crate::runtime::instance::Instance;
+use crate::runtime::precompiled::{Sha256Digest, hex};
 use crate::status::About;
 use crate::status::cells::{Cells, Counter, Failure, Gauge, Timed};
 use crate::status::directory::Identity;
@@ -26,22 +27,20 @@ use zone::Place;
 #[derive(Default)]
 pub(crate) struct Meters {
     by_identity: HashMap<Identity, Rc<Meter>>,
-    /// Digest and length of a file, by its path.
-    files: HashMap<Vec<u8>, (String, u64)>,
 }
 
 impl Meters {
-    /// Notes what is in the file of a guest.
-    pub(crate) fn read(&mut self, path: &[u8], bytes: &[u8]) {
-        let digest = format!("{:x}", Sha256::digest(bytes));
-        self.files.insert(path.to_vec(), (digest, bytes.len() as u64));
-    }
-
-    /// The figures of the guest that a line asks for, which took so long to load.
-    pub(crate) fn of(&mut self, line: &Line, load: Duration) -> Rc<Meter> {
-        let (sha256, file_bytes) = self.files.get(&line.path).cloned().unwrap_or_default();
+    /// The figures of the guest that a line asks for: what its file has for a digest and a length,
+    /// and how long loading it took.
+    pub(crate) fn of(
+        &mut self,
+        line: &Line,
+        source: &Sha256Digest,
+        file_bytes: u64,
+        load: Duration,
+    ) -> Rc<Meter> {
         let mut hash = Sha256::new();
-        for part in [line.name.as_bytes(), &line.path, sha256.as_bytes(), &line.config] {
+        for part in [line.name.as_bytes(), &line.path, source, &line.config] {
             hash.update((part.len() as u64).to_le_bytes());
             hash.update(part);
         }
@@ -53,7 +52,7 @@ impl Meters {
                 about: RefCell::new(About {
                     name: line.name.clone(),
                     path: Escaped(&line.path).to_string(),
-                    sha256,
+                    sha256: hex(source),
                     file_bytes,
                     ..About::default()
                 }),
