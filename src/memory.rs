@@ -160,7 +160,7 @@ mod tests {
             prop_assert_eq!(memory.bytes(ptr, len).is_ok(), inside);
             prop_assert_eq!(memory.buffer(ptr, len as usize).is_ok(), inside);
             if inside {
-                prop_assert_eq!(memory.bytes(ptr, len).unwrap().len(), len as usize);
+                prop_assert_eq!(memory.bytes(ptr, len).expect("is inside").len(), len as usize);
             }
         }
 

@@ -29,7 +29,8 @@ pub(crate) fn compile(args: &Compile) -> Result<(), Failure> {
     };
     let refused = |error| load::refused(path, &error);
     Guest::<Lent>::new(&engine, &module, settings).map_err(refused)?;
-    let file = encode(&engine, &source, &module).map_err(refused)?;
+    let digest = digest(&source);
+    let file = encode(&engine, &digest, &module).map_err(refused)?;
     progress.finish_and_clear();
     place::put(&args.output, &file)?;
     print(&format!(
@@ -37,7 +38,7 @@ pub(crate) fn compile(args: &Compile) -> Result<(), Failure> {
         args.output.display(),
         bytes(file.len()),
         bytes(source.len()),
-        hex(&digest(&source))
+        hex(&digest)
     ));
     Ok(())
 }

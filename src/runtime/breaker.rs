@@ -175,7 +175,7 @@ mod tests {
     fn a_success_in_between_keeps_it_closed() {
         let mut breaker = breaker(2);
         for at in 0..10 {
-            let pass = breaker.admit(ms(at)).unwrap();
+            let pass = breaker.admit(ms(at)).expect("admitted");
             assert_eq!(breaker.failed(pass, ms(at)), None);
             assert_eq!(breaker.succeeded(pass), None);
         }
@@ -188,7 +188,7 @@ mod tests {
         let mut breaker = breaker(1);
         assert_eq!(breaker.failed(Pass::Normal, ms(0)), opened(1, 100));
         assert_eq!(breaker.admit(ms(99)), Err(ms(1)));
-        let probe = breaker.admit(ms(100)).unwrap();
+        let probe = breaker.admit(ms(100)).expect("admitted");
         assert_eq!(probe, Pass::Probe(1));
         assert_eq!(breaker.admit(ms(100)), Err(ms(100)), "one at a time");
         assert_eq!(breaker.succeeded(probe), Some(Change::Closed { fails: 1 }));
@@ -202,10 +202,10 @@ mod tests {
         let mut now = 0;
         for (fails, was, is) in [(2, 100, 200), (3, 200, 300), (4, 300, 300)] {
             now += was;
-            let probe = breaker.admit(ms(now)).unwrap();
+            let probe = breaker.admit(ms(now)).expect("admitted");
             assert_eq!(breaker.failed(probe, ms(now)), opened(fails, is));
         }
-        let probe = breaker.admit(ms(now + 300)).unwrap();
+        let probe = breaker.admit(ms(now + 300)).expect("admitted");
         assert!(breaker.succeeded(probe).is_some());
         assert_eq!(breaker.failed(Pass::Normal, ms(now)), opened(1, 100), "begins anew");
     }
@@ -213,10 +213,10 @@ mod tests {
     #[test]
     fn outcomes_of_calls_from_before_it_opened_change_nothing() {
         let mut breaker = breaker(1);
-        let old = breaker.admit(ms(0)).unwrap();
+        let old = breaker.admit(ms(0)).expect("admitted");
         breaker.failed(Pass::Normal, ms(0));
         assert_eq!(breaker.succeeded(old), None);
-        let probe = breaker.admit(ms(100)).unwrap();
+        let probe = breaker.admit(ms(100)).expect("admitted");
         assert_eq!(breaker.failed(old, ms(110)), None);
         assert_eq!(breaker.succeeded(old), None);
         assert_eq!(breaker.refuses(ms(110)), Some(ms(90)));
@@ -227,11 +227,11 @@ mod tests {
     fn a_probe_without_outcome_makes_room_for_the_next() {
         let mut breaker = breaker(1);
         breaker.failed(Pass::Normal, ms(0));
-        let gone = breaker.admit(ms(100)).unwrap();
+        let gone = breaker.admit(ms(100)).expect("admitted");
         breaker.abandoned(gone, ms(110));
-        let slow = breaker.admit(ms(110)).unwrap();
+        let slow = breaker.admit(ms(110)).expect("admitted");
         assert_eq!(breaker.admit(ms(209)), Err(ms(1)));
-        let next = breaker.admit(ms(210)).unwrap();
+        let next = breaker.admit(ms(210)).expect("admitted");
         assert_eq!(breaker.failed(slow, ms(220)), None, "the next one decides");
         breaker.abandoned(slow, ms(220));
         assert_eq!(breaker.refuses(ms(220)), Some(ms(90)));
@@ -280,7 +280,7 @@ mod tests {
                     }
                 }
             }
-            let pass = breaker.admit(ms(now + 300)).unwrap();
+            let pass = breaker.admit(ms(now + 300)).expect("admitted");
             breaker.succeeded(pass);
             prop_assert_eq!(breaker.admit(ms(now + 300)), Ok(Pass::Normal));
         }

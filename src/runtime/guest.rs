@@ -124,11 +124,6 @@ impl<H: Host> Guest<H> {
         &self.settings.name
     }
 
-    /// Whether it has a clock, random numbers and descriptors.
-    pub(crate) fn imports_wasi(&self) -> bool {
-        self.imports_wasi
-    }
-
     /// What the operator decided.
     pub fn settings(&self) -> &Settings {
         &self.settings

@@ -82,10 +82,14 @@ pub fn is_precompiled(bytes: &[u8]) -> bool {
     bytes.starts_with(MAGIC)
 }
 
-/// Packs a module that was compiled from `source` with this engine.
-pub fn encode(engine: &Engine, source: &[u8], module: &Module) -> Result<Vec<u8>, LoadError> {
+/// Packs a module that was compiled with this engine from what has the digest `source`.
+pub fn encode(
+    engine: &Engine,
+    source: &Sha256Digest,
+    module: &Module,
+) -> Result<Vec<u8>, LoadError> {
     let code = module.serialize().map_err(|error| LoadError::Engine(describe(&error)))?;
-    Ok(pack(&engine_digest(engine), &digest(source), &code))
+    Ok(pack(&engine_digest(engine), source, &code))
 }
 
 /// Unpacks a compiled guest for this engine.
@@ -196,7 +200,7 @@ mod tests {
         let engine = Engine::new(Compile::Serial).expect("an engine");
         let source = b"(module (func (export \"f\")))";
         let module = guest::compile(&engine, source).expect("compiles");
-        let file = encode(&engine, source, &module).expect("encodes");
+        let file = encode(&engine, &digest(source), &module).expect("encodes");
         assert!(is_precompiled(&file));
         let other = Engine::new(Compile::Parallel).expect("an engine");
         let back = decode(&other, &file).expect("decodes");

@@ -10,9 +10,10 @@ use std::collections::HashMap;
 use wasmtime::{ExternType, Module, Store, Val};
 use wasmtime_wizer::{InstanceState, SnapshotVal, ValType, Wizer};
 
-use super::Engine;
 use super::guest::{Guest, Settings};
 use super::instance::Data;
+use super::precompiled::is_precompiled;
+use super::{Engine, describe};
 use crate::abi::{EXPORT_MEMORY, Features};
 use crate::error::LoadError;
 use crate::host::Host;
@@ -54,6 +55,9 @@ pub enum Unfit {
     /// It uses what a snapshot cannot hold (tables that change, references in globals).
     #[error("{0}")]
     Unsupported(String),
+    /// Its memory's initial state is part of the code.
+    #[error("it is compiled already, a snapshot is taken of the guest itself")]
+    Compiled,
     /// Seeds, keys and identifiers would be the same in every instance.
     #[error("its start functions draw random numbers, which all instances would share")]
     Random,
@@ -79,98 +83,85 @@ pub async fn prepare<H: Host>(
     compile: impl Fn(&Engine, &[u8]) -> Result<Module, LoadError>,
     mut host: impl FnMut() -> Result<H, LoadError>,
 ) -> Result<Prepared, LoadError> {
-    let (mut module, mut taken) = (None, Err(None));
-    if snapshot != Snapshot::Never {
-        match Instrumented::new(engine, bytes, &compile) {
-            Ok(instrumented) => {
-                taken = instrumented.run(engine, settings, snapshot, host()?).await?.map_err(Some);
-                module = Some(instrumented.module);
-            }
-            Err(unfit) => taken = Err(unfit),
-        }
-    }
-    match taken {
-        Ok((wasm, features)) => {
+    let attempt = match snapshot {
+        Snapshot::Never => Attempt::Not(None),
+        _ => attempt(engine, bytes, settings, snapshot, &compile, &mut host).await?,
+    };
+    match attempt {
+        Attempt::Taken(wasm, features) => {
             let (module, start) = (compile(engine, &wasm)?, Start::Done(features));
             // What is served must have been seen to work.
             drop(Guest::new(engine, &module, settings.clone())?.with(start).start(host()?).await?);
             Ok(Prepared { module, start, unfit: None })
         }
-        Err(unfit) => {
-            let module = match module {
-                // It was started above, and has a few exports more than the file.
-                Some(module) => module,
-                None => {
-                    let module = compile(engine, bytes)?;
-                    drop(Guest::new(engine, &module, settings.clone())?.start(host()?).await?);
-                    module
-                }
-            };
+        Attempt::Started(module, unfit) => {
+            Ok(Prepared { module, start: Start::Run, unfit: Some(unfit) })
+        }
+        Attempt::Not(unfit) => {
+            let module = compile(engine, bytes)?;
+            drop(Guest::new(engine, &module, settings.clone())?.start(host()?).await?);
             Ok(Prepared { module, start: Start::Run, unfit })
         }
     }
 }
 
-/// A guest that also exports all of its state.
-struct Instrumented {
-    wizer: Wizer,
-    /// The file in binary format.
-    wasm: Vec<u8>,
-    module: Module,
+/// How far it is to a snapshot.
+enum Attempt {
+    /// A module that starts where the start functions ended, which enabled these features.
+    Taken(Vec<u8>, Features),
+    /// A module that was started and has a few exports more than the file, but no snapshot.
+    Started(Module, Unfit),
+    /// Nothing was started. A guest that is refused has that from being compiled as it is.
+    Not(Option<Unfit>),
 }
 
-impl Instrumented {
-    /// `None` when the file does not compile as it is, which is not for a snapshot to report.
-    fn new(
-        engine: &Engine,
-        bytes: &[u8],
-        compile: &impl Fn(&Engine, &[u8]) -> Result<Module, LoadError>,
-    ) -> Result<Self, Option<Unfit>> {
-        let wasm = wat::parse_bytes(bytes).map_err(|_| None)?.into_owned();
-        let mut wizer = Wizer::new();
-        // Not to be exported any more; `_initialize` never is.
-        wizer.init_func("_start");
-        let unsupported = |reason: String| match compile(engine, bytes) {
-            Ok(_) => Some(Unfit::Unsupported(reason)),
-            Err(_) => None,
-        };
-        let instrumented = wizer.instrument(&wasm).map_err(|it| unsupported(super::describe(&it)));
-        let (_, instrumented) = instrumented?;
-        let module = compile(engine, &instrumented).map_err(|it| unsupported(it.to_string()))?;
-        Ok(Instrumented { wizer, wasm, module })
+/// Runs the start functions of a guest that also exports all of its state.
+async fn attempt<H: Host>(
+    engine: &Engine,
+    bytes: &[u8],
+    settings: &Settings,
+    snapshot: Snapshot,
+    compile: &impl Fn(&Engine, &[u8]) -> Result<Module, LoadError>,
+    host: &mut impl FnMut() -> Result<H, LoadError>,
+) -> Result<Attempt, LoadError> {
+    let not = |unfit| Ok(Attempt::Not(Some(unfit)));
+    if is_precompiled(bytes) {
+        return not(Unfit::Compiled);
     }
-
-    /// Runs the start functions and writes a module that starts where they ended.
-    async fn run<H: Host>(
-        &self,
-        engine: &Engine,
-        settings: &Settings,
-        snapshot: Snapshot,
-        host: H,
-    ) -> Result<Result<(Vec<u8>, Features), Unfit>, LoadError> {
-        let guest = Guest::new(engine, &self.module, settings.clone())?;
-        if settings.strict && guest.imports_wasi() {
-            drop(guest.start(host).await?);
-            return Ok(Err(Unfit::Strict));
-        }
-        let (mut store, instance) = guest.run_start(host).await?;
-        if let Some(wasi) = &store.data().wasi
-            && let Err(unfit) = wasi.traces().check(snapshot)
-        {
-            return Ok(Err(unfit));
-        }
-        let features = store.data().state.start_features();
-        let unsupported = |error| Unfit::Unsupported(super::describe(&error));
-        let (context, _) = match self.wizer.instrument(&self.wasm) {
-            Ok(instrumented) => instrumented,
-            Err(error) => return Ok(Err(unsupported(error))),
+    let wasm = match wat::parse_bytes(bytes) {
+        Ok(wasm) => wasm,
+        Err(error) => return not(Unfit::Unsupported(error.to_string())),
+    };
+    let mut wizer = Wizer::new();
+    // Not to be exported any more; `_initialize` never is.
+    wizer.init_func("_start");
+    let (context, instrumented) = match wizer.instrument(&wasm) {
+        Ok(instrumented) => instrumented,
+        Err(error) => return not(Unfit::Unsupported(describe(&error))),
+    };
+    let module = match compile(engine, &instrumented) {
+        Ok(module) => module,
+        Err(error) => return not(Unfit::Unsupported(error.to_string())),
+    };
+    let guest = Guest::new(engine, &module, settings.clone())?;
+    let (mut store, instance) = guest.run_start(host()?).await?;
+    if let Some(wasi) = &store.data().wasi {
+        let fit = match settings.strict {
+            true => Err(Unfit::Strict),
+            false => wasi.traces().check(snapshot),
         };
-        let globals = globals(&mut store, instance, &self.module);
-        let memory = instance.get_memory(&mut store, EXPORT_MEMORY);
-        let memory = memory.map_or(&[][..], |memory| memory.data(&store));
-        let wasm = self.wizer.snapshot(&context, &mut Seen { globals, memory }).await;
-        Ok(wasm.map(|wasm| (wasm, features)).map_err(unsupported))
+        if let Err(unfit) = fit {
+            return Ok(Attempt::Started(module, unfit));
+        }
     }
+    let features = store.data().state.start_features();
+    let globals = globals(&mut store, instance, &module);
+    let memory = instance.get_memory(&mut store, EXPORT_MEMORY);
+    let memory = memory.map_or(&[][..], |memory| memory.data(&store));
+    Ok(match wizer.snapshot(&context, &mut Seen { globals, memory }).await {
+        Ok(wasm) => Attempt::Taken(wasm, features),
+        Err(error) => Attempt::Started(module, Unfit::Unsupported(describe(&error))),
+    })
 }
 
 /// The values of all globals that a module exports.

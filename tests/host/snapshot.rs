@@ -4,7 +4,9 @@
 use std::path::Path;
 
 use ngx_http_wasm_handler_module::error::LoadError;
+use ngx_http_wasm_handler_module::runtime::Engine;
 use ngx_http_wasm_handler_module::runtime::guest::{Dir, Guest, Settings, compile};
+use ngx_http_wasm_handler_module::runtime::precompiled::{digest, encode, is_precompiled};
 use ngx_http_wasm_handler_module::runtime::snapshot::{Prepared, Snapshot, Start, Unfit, prepare};
 
 use crate::fake::{Exchange, FakeExchange};
@@ -184,6 +186,21 @@ fn what_a_snapshot_cannot_hold_is_said_and_the_guest_serves_without() {
     let unfit = each.unfit.clone().expect("a reason").to_string();
     assert_eq!((each.start, unfit.as_str()), (Start::Run, "unsupported `table.set` instruction"));
     assert_eq!(fresh(&each, &settings()), (vec!["started".into()], 0, b"1".to_vec()));
+}
+
+#[test]
+fn compiled_guests_have_no_snapshot_and_say_so() {
+    // Whoever serves gives `prepare` a way to load them.
+    let plain = prepared(&guest("", (60, 1)), Snapshot::Never).module;
+    let file = encode(&ENGINE, &digest(b"whatever"), &plain).expect("encodes");
+    let host = || Ok(FakeExchange::new(Exchange::default()).0);
+    let load = |_: &Engine, bytes: &[u8]| {
+        assert!(is_precompiled(bytes));
+        Ok(plain.clone())
+    };
+    let each = block_on(prepare(&ENGINE, &file, &settings(), Snapshot::Seeded, load, host));
+    let each = each.expect("prepares");
+    assert_eq!((each.start, each.unfit), (Start::Run, Some(Unfit::Compiled)));
 }
 
 #[test]
