@@ -14,8 +14,8 @@ BEGIN { use FindBin; chdir($FindBin::Bin); }
 
 use lib 'lib';
 use IO::Select;
-use IO::Socket::INET;
 use Test::Nginx qw/ :DEFAULT http_end /;
+use Test::Nginx::Peers;
 use Test::Nginx::Wasm;
 
 ###############################################################################
@@ -70,9 +70,7 @@ guest($t, 'count.wat', <<'EOF');
 EOF
 
 # The next handler, by hand: an instance is in use until this test answers.
-my $upstream = IO::Socket::INET->new(
-	Proto => 'tcp', LocalAddr => '127.0.0.1', LocalPort => port(8081), Listen => 16, Reuse => 1,
-) or die "listen: $!";
+my $upstream = upstream(8081);
 
 $t->run();
 
@@ -80,24 +78,24 @@ $t->run();
 
 # Both instances are of a and in use.
 my @a = map { request("/a/$_") } 1 .. 2;
-my @up = map { arrives("/a/$_") } 1 .. 2;
+my @up = map { arrives_at($upstream, "/a/$_") } 1 .. 2;
 my $b = request('/b/1');
 my $c = request('/c/1');
 my $third = request('/a/3');
-ok(!arrives(), 'no room');
+ok(!anybody(), 'no room');
 is(status(http_end(request('/late'))), 503, 'none in time');
 
 # The first in line are those who came first, whatever their guest.
 answer($up[0]);
 is(counted($a[0]), 1, 'served');
-$up[0] = arrives('/b/1');
-ok(!arrives(), 'one instance, one request');
+$up[0] = arrives_at($upstream, '/b/1');
+ok(!anybody(), 'one instance, one request');
 answer($up[1]);
 is(counted($a[1]), 1, 'served');
-$up[1] = arrives('/c/1');
+$up[1] = arrives_at($upstream, '/c/1');
 answer($up[0]);
 is(counted($b), 1, 'a new instance, in the place of an idle one');
-$up[0] = arrives('/a/3');
+$up[0] = arrives_at($upstream, '/a/3');
 answer($up[1]);
 is(counted($c), 1, 'and for another guest');
 answer($up[0]);
@@ -108,11 +106,11 @@ is(counted($third), 1, 'the instance of before was given up');
 # Idle ones make room at once; a chain takes one for each of its guests.
 for my $uri (qw{ /a/4 /b/4 /c/4 /a/5 /b/5 }) {
 	my $r = request($uri);
-	answer(arrives($uri));
+	answer(arrives_at($upstream, $uri));
 	like(counted($r), qr/^\d$/, "$uri served");
 }
 my $chain = request('/chain');
-answer(arrives('/chain'));
+answer(arrives_at($upstream, '/chain'));
 is(counted($chain), '1|1', 'two guests, two instances');
 
 is(error_log_count($t, qr/guest "late": all instances are in use and none came free in time/), 1, 'logged');
@@ -125,29 +123,11 @@ sub request {
 	return http("GET $uri HTTP/1.0\r\nHost: localhost\r\n\r\n", start => 1);
 }
 
-# The connection over which a request reaches the next handler; without a URI, whether one does at all. The module
-# decides in the same turn of its event loop in which it reads a request: a complete exchange on another location
-# afterwards shows that it has.
-sub arrives {
-	my ($uri) = @_;
-	if (!$uri) {
-		http_get('/none') =~ /200 OK/ or die;
-		return IO::Select->new($upstream)->can_read(0);
-	}
-	IO::Select->new($upstream)->can_read(8) or return;
-	my $c = $upstream->accept() or return;
-	my $head = '';
-	while ($head !~ /\r\n\r\n/) {
-		sysread($c, $head, 4096, length $head) or return;
-	}
-	like($head, qr/^GET $uri /, "$uri arrives");
-	return $c;
-}
-
-sub answer {
-	my ($c) = @_;
-	print $c "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok";
-	close $c;
+# Whether a request reaches the next handler. The module decides in the same turn of its event loop in which it reads a
+# request: a complete exchange on another location afterwards shows that it has.
+sub anybody {
+	http_get('/none') =~ /200 OK/ or die;
+	return IO::Select->new($upstream)->can_read(0);
 }
 
 sub counted {

@@ -13,8 +13,8 @@ BEGIN { use FindBin; chdir($FindBin::Bin); }
 
 use lib 'lib';
 use IO::Select;
-use IO::Socket::INET;
 use Test::Nginx qw/ :DEFAULT http_end /;
+use Test::Nginx::Peers;
 use Test::Nginx::Wasm;
 
 ###############################################################################
@@ -67,19 +67,17 @@ guest($t, 'count.wat', <<'EOF');
 EOF
 
 # The next handler, by hand: an instance is in use until this test answers.
-my $upstream = IO::Socket::INET->new(
-	Proto => 'tcp', LocalAddr => '127.0.0.1', LocalPort => port(8081), Listen => 16, Reuse => 1,
-) or die "listen: $!";
+my $upstream = upstream(8081);
 
 $t->run();
 
 ###############################################################################
 
 my $first = request('/line/1');
-my $one = arrives('/line/1');
+my $one = arrives_at($upstream, '/line/1');
 
 my @waiting = map { request("/line/$_") } 2 .. 4;
-ok(!arrives(), 'nobody else gets through');
+ok(!anybody(), 'nobody else gets through');
 
 # One of those who wait goes away.
 close $waiting[1];
@@ -87,13 +85,13 @@ close $waiting[1];
 answer($one);
 is(counted($first), 1, 'first served');
 
-my $two = arrives('/line/2');
+my $two = arrives_at($upstream, '/line/2');
 ok($two, 'the next in line gets the instance');
-ok(!arrives(), 'and only that one');
+ok(!anybody(), 'and only that one');
 answer($two);
 is(counted($waiting[0]), 2, 'second served by the same instance');
 
-my $four = arrives('/line/4');
+my $four = arrives_at($upstream, '/line/4');
 ok($four, 'who went away has no place any more');
 answer($four);
 is(counted($waiting[2]), 3, 'last served');
@@ -101,7 +99,7 @@ is(counted($waiting[2]), 3, 'last served');
 ###############################################################################
 
 my $busy = request('/full/1');
-my $up = arrives('/full/1');
+my $up = arrives_at($upstream, '/full/1');
 my $r = http_end(request('/full/2'));
 is(status($r), 503, 'no queue');
 unlike($r, qr/instance|wasm/, 'no word to the client');
@@ -109,7 +107,7 @@ answer($up);
 is(counted($busy), 1, 'the one in use is not disturbed');
 
 $busy = request('/late/1');
-$up = arrives('/late/1');
+$up = arrives_at($upstream, '/late/1');
 is(status(http_end(request('/late/2'))), 503, 'none in time');
 answer($up);
 is(counted($busy), 1, 'served');
@@ -130,29 +128,11 @@ sub request {
 	return http("GET $uri HTTP/1.0\r\nHost: localhost\r\n\r\n", start => 1);
 }
 
-# The connection over which a request reaches the next handler; without a URI, whether one does at all. The module
-# decides in the same turn of its event loop in which it reads a request: a complete exchange on another location
-# afterwards shows that it has.
-sub arrives {
-	my ($uri) = @_;
-	if (!$uri) {
-		count('/often') or die;
-		return IO::Select->new($upstream)->can_read(0);
-	}
-	IO::Select->new($upstream)->can_read(8) or return;
-	my $c = $upstream->accept() or return;
-	my $head = '';
-	while ($head !~ /\r\n\r\n/) {
-		sysread($c, $head, 4096, length $head) or return;
-	}
-	like($head, qr/^GET $uri /, "$uri arrives");
-	return $c;
-}
-
-sub answer {
-	my ($c) = @_;
-	print $c "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok";
-	close $c;
+# Whether a request reaches the next handler. The module decides in the same turn of its event loop in which it reads a
+# request: a complete exchange on another location afterwards shows that it has.
+sub anybody {
+	count('/often') or die;
+	return IO::Select->new($upstream)->can_read(0);
 }
 
 sub counted {

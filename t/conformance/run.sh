@@ -7,6 +7,7 @@
 # PART, on the module alone, and shows their logs.
 
 set -eu
+. "$(dirname "$0")/../lib/go-test.sh"
 
 usage() {
     echo "usage: $0 [--write | --only PART] NGINX MODULE" >&2
@@ -30,15 +31,4 @@ case ${1-} in
 esac
 test $# -eq 2 || usage
 
-for tool in go wat2wasm; do
-    command -v $tool >/dev/null || { echo "$0: $tool is not installed" >&2; exit 1; }
-done
-
-# go test runs elsewhere: what the caller named is made absolute.
-nginx=$(command -v "$1") || { echo "$0: no nginx $1" >&2; exit 1; }
-nginx=$(cd "$(dirname "$nginx")" && pwd)/$(basename "$nginx")
-test -f "$2" || { echo "$0: no module $2" >&2; exit 1; }
-module=$(cd "$(dirname "$2")" && pwd)/$(basename "$2")
-
-TEST_NGINX_BINARY=$nginx TEST_NGINX_MODULE=$module \
-    go -C "$(dirname "$0")" test -count=1 -timeout=10m $verbose -args -only "$only" $write
+go_test "$1" "$2" -timeout=10m $verbose -args -only "$only" $write

@@ -7,6 +7,7 @@
 # (as 10m) bound it.
 
 set -eu
+. "$(dirname "$0")/../lib/go-test.sh"
 
 usage() {
     echo "usage: $0 [-seed N] [-count N] [-time D] NGINX MODULE" >&2
@@ -23,17 +24,6 @@ while [ $# -gt 2 ]; do
 done
 test $# -eq 2 || usage
 
-for tool in go wat2wasm; do
-    command -v $tool >/dev/null || { echo "$0: $tool is not installed" >&2; exit 1; }
-done
-
-# go test runs elsewhere: what the caller named is made absolute.
-nginx=$(command -v "$1") || { echo "$0: no nginx $1" >&2; exit 1; }
-nginx=$(cd "$(dirname "$nginx")" && pwd)/$(basename "$nginx")
-test -f "$2" || { echo "$0: no module $2" >&2; exit 1; }
-module=$(cd "$(dirname "$2")" && pwd)/$(basename "$2")
-
 # The time is bounded by -time; the timeout of go test is for what hangs.
 # shellcheck disable=SC2086 # words are wanted
-TEST_NGINX_BINARY=$nginx TEST_NGINX_MODULE=$module \
-    go -C "$(dirname "$0")" test -count=1 -timeout=24h -args $flags
+go_test "$1" "$2" -timeout=24h -args $flags

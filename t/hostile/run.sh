@@ -7,6 +7,7 @@
 # ones do, -write FILE where the table goes.
 
 set -eu
+. "$(dirname "$0")/../lib/go-test.sh"
 
 usage() {
     echo "usage: $0 [-rounds N] [-window D] [-limit D] [-only PART] [-write FILE] NGINX MODULE" >&2
@@ -20,23 +21,12 @@ while [ $# -gt 2 ]; do
     case $1 in
     -rounds | -window | -limit) flags="$flags $1 $2" ;;
     -only) only=$2 ;;
-    -write) write=$(cd "$(dirname "$2")" && pwd)/$(basename "$2") ;;
+    -write) write=$(absolute "$2") ;;
     *) usage ;;
     esac
     shift 2
 done
 test $# -eq 2 || usage
 
-for tool in go wat2wasm; do
-    command -v $tool >/dev/null || { echo "$0: $tool is not installed" >&2; exit 1; }
-done
-
-# go test runs elsewhere: what the caller named is made absolute.
-nginx=$(command -v "$1") || { echo "$0: no nginx $1" >&2; exit 1; }
-nginx=$(cd "$(dirname "$nginx")" && pwd)/$(basename "$nginx")
-test -f "$2" || { echo "$0: no module $2" >&2; exit 1; }
-module=$(cd "$(dirname "$2")" && pwd)/$(basename "$2")
-
 # shellcheck disable=SC2086 # words are wanted
-TEST_NGINX_BINARY=$nginx TEST_NGINX_MODULE=$module \
-    go -C "$(dirname "$0")" test -count=1 -timeout=30m -args -only "$only" -write "$write" $flags
+go_test "$1" "$2" -timeout=30m -args -only "$only" -write "$write" $flags

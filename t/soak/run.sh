@@ -7,6 +7,7 @@
 # -clients N how many at once, -seed N repeats a mix.
 
 set -eu
+. "$(dirname "$0")/../lib/go-test.sh"
 
 usage() {
     echo "usage: $0 [-requests N] [-reloads N] [-clients N] [-seed N] NGINX MODULE" >&2
@@ -22,20 +23,9 @@ while [ $# -gt 2 ]; do
     shift 2
 done
 test $# -eq 2 || usage
-
-for tool in go wat2wasm; do
-    command -v $tool >/dev/null || { echo "$0: $tool is not installed" >&2; exit 1; }
-done
 for guest in go-state go-prefix; do
     test -f "$(dirname "$0")/../../target/guests/$guest.wasm" || { echo "$0: $guest is not built: make guests" >&2; exit 1; }
 done
 
-# go test runs elsewhere: what the caller named is made absolute.
-nginx=$(command -v "$1") || { echo "$0: no nginx $1" >&2; exit 1; }
-nginx=$(cd "$(dirname "$nginx")" && pwd)/$(basename "$nginx")
-test -f "$2" || { echo "$0: no module $2" >&2; exit 1; }
-module=$(cd "$(dirname "$2")" && pwd)/$(basename "$2")
-
 # shellcheck disable=SC2086 # words are wanted
-TEST_NGINX_BINARY=$nginx TEST_NGINX_MODULE=$module \
-    go -C "$(dirname "$0")" test -count=1 -timeout=6h -args $flags
+go_test "$1" "$2" -timeout=6h -args $flags

@@ -8,36 +8,13 @@ use libfuzzer_sys::fuzz_target;
 use ngx_http_wasm_handler_fuzz::{name, value};
 use ngx_http_wasm_handler_module::abi::FieldKind;
 use ngx_http_wasm_handler_module::fuzzing::{Line, Live, Upstream};
+use ngx_http_wasm_handler_module::host::policy::{
+    belongs_before_body, frames_request, frames_response, is_single,
+};
 
 fuzz_target!(|data: &[u8]| {
     let _ = run(&mut Unstructured::new(data));
 });
-
-const REQUEST_FRAMING: [&str; 10] = [
-    "connection",
-    "content-length",
-    "expect",
-    "http2-settings",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
-const RESPONSE_FRAMING: [&str; 7] = [
-    "connection",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
-const ONE_EACH: [&str; 7] =
-    ["content-length", "content-type", "date", "etag", "last-modified", "location", "server"];
-const NO_TRAILERS: [&str; 4] =
-    ["content-encoding", "content-length", "content-range", "content-type"];
 
 fn any(names: &[&str], name: &[u8]) -> bool {
     names.iter().any(|other| name.eq_ignore_ascii_case(other.as_bytes()))
@@ -108,8 +85,8 @@ fn response(
     for _ in 0..u.int_in_range(0..=8)? {
         let (name, value) = (name(u)?, value(u)?);
         let outside = any(&["content-type", "content-length", "last-modified"], &name);
-        let second = any(&ONE_EACH, &name)
-            && lines.iter().any(|(other, _)| name.eq_ignore_ascii_case(other));
+        let second =
+            is_single(&name) && lines.iter().any(|(other, _)| name.eq_ignore_ascii_case(other));
         if !outside && !second {
             lines.push((name, value));
         }
@@ -137,12 +114,9 @@ fn response(
             b"last-modified" => model.last_modified,
             _ => lines.iter().any(|(other, _)| name.eq_ignore_ascii_case(other)),
         };
-        let one = any(&ONE_EACH, name);
+        let one = is_single(name);
         let again = || early[at + 1..].iter().any(|(other, _)| name.eq_ignore_ascii_case(other));
-        if any(&RESPONSE_FRAMING, name)
-            || any(&["content-length"], name)
-            || one && (taken || again())
-        {
+        if frames_response(name) || any(&["content-length"], name) || one && (taken || again()) {
             continue;
         }
         if any(&["content-type"], name) {
@@ -171,7 +145,7 @@ fn change(u: &mut Unstructured<'_>, live: &mut Live, model: &mut Model) -> Resul
         FieldKind::Request => change_request(model, function, name, value),
         FieldKind::Response => change_response(model, function, name, value),
         _ => {
-            let forbidden = any(&RESPONSE_FRAMING, &name) || any(&NO_TRAILERS, &name);
+            let forbidden = frames_response(&name) || belongs_before_body(&name);
             if function != 1 {
                 model.trailers.retain(|(other, _)| !name.eq_ignore_ascii_case(other));
             }
@@ -188,7 +162,7 @@ fn change_request(model: &mut Model, function: u8, name: Vec<u8>, value: Vec<u8>
     let lines = &mut model.request;
     let same = |(other, _): &Line| name.eq_ignore_ascii_case(other);
     match function {
-        _ if any(&REQUEST_FRAMING, &name) => {}
+        _ if frames_request(&name) => {}
         2 if any(&["host"], &name) => {}
         2 => lines.retain(|line| !same(line)),
         1 if !one => lines.push((name, value)),
@@ -206,10 +180,10 @@ fn change_request(model: &mut Model, function: u8, name: Vec<u8>, value: Vec<u8>
 }
 
 fn change_response(model: &mut Model, function: u8, name: Vec<u8>, value: Vec<u8>) {
-    if any(&RESPONSE_FRAMING, &name) || any(&["content-length"], &name) {
+    if frames_response(&name) || any(&["content-length"], &name) {
         return;
     }
-    if function != 1 || any(&ONE_EACH, &name) {
+    if function != 1 || is_single(&name) {
         model.response.retain(|(other, _)| !name.eq_ignore_ascii_case(other));
         if any(&["last-modified"], &name) {
             model.last_modified = false;

@@ -9,10 +9,11 @@ use warnings;
 use Exporter qw/ import /;
 use IO::Select;
 use IO::Socket::INET;
+use Test::More ();
 use Socket qw/ SOL_SOCKET SO_LINGER SO_RCVBUF /;
 use Test::Nginx qw/ :DEFAULT /;
 
-our @EXPORT = qw/ upstream arrives reset_socket open_files temporary_files h2_connect h2_start h2_data h2_reset received /;
+our @EXPORT = qw/ upstream arrives arrives_at answer reset_socket open_files temporary_files h2_connect h2_start h2_data h2_reset received /;
 
 my $TIMEOUT = 8;
 
@@ -32,6 +33,22 @@ sub arrives {
 	my $c = $upstream->accept() or return;
 	$c->autoflush(1);
 	return $unread || received($c, qr/\r\n\r\n/) ? $c : undef;
+}
+
+# As arrives(), for a request to this URI: a test of its own says whether it is.
+sub arrives_at {
+	my ($upstream, $uri) = @_;
+	my $c = arrives($upstream, 1) or return;
+	Test::More::like(received($c, qr/\r\n\r\n/) // '', qr/^GET \Q$uri\E /, "$uri arrives");
+	return $c;
+}
+
+# The shortest answer.
+sub answer {
+	my ($c) = @_;
+	print $c "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok";
+	close $c;
+	return;
 }
 
 # Reads until the pattern is there; what has been read, or nothing when it does not come.
