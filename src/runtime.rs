@@ -5,6 +5,7 @@ mod backtrace;
 pub mod breaker;
 mod engine;
 pub mod guest;
+pub mod inspect;
 pub mod instance;
 pub mod pool;
 pub mod precompiled;

@@ -125,16 +125,19 @@ fn begin(ctx: &Rc<Ctx>, plugin: &Rc<Plugin>) {
 fn finish(ctx: &Rc<Ctx>, called: Called) -> Result<Option<ngx_int_t>, NoMemory> {
     let r = ctx.request();
     match called {
-        Called::Passed { lease, ctx: guest_ctx, needs_body } => {
-            let plugin = Rc::clone(lease.plugin());
+        Called::Passed { owed, needs_body } => {
             if let Some(level) = ctx.levels.borrow_mut().last_mut() {
                 // From here on the guest is owed its handle_response, whatever happens.
-                level.state = LevelState::Owed { lease, ctx: guest_ctx };
+                level.state = match owed {
+                    Some((lease, guest_ctx)) => LevelState::Owed { lease, ctx: guest_ctx },
+                    None => LevelState::Passed,
+                };
                 level.early = ctx.with_io(|io| std::mem::take(&mut io.own)).unwrap_or_default();
+                if needs_body {
+                    *ctx.call.borrow_mut() = Some(Call::receive(&level.plugin, ctx));
+                }
             }
-            if needs_body {
-                *ctx.call.borrow_mut() = Some(Call::receive(&plugin, ctx));
-            } else {
+            if !needs_body {
                 pass(ctx)?;
             }
             Ok(None)

@@ -106,7 +106,7 @@ impl Level {
             LevelState::Owed { lease, .. } => lease
                 .instance()
                 .is_some_and(|instance| instance.features().contains(Features::BUFFER_RESPONSE)),
-            LevelState::Once | LevelState::Finished => false,
+            LevelState::Once | LevelState::Passed | LevelState::Finished => false,
         }
     }
 }
@@ -121,7 +121,9 @@ pub(crate) enum LevelState {
         /// The guest's request context.
         ctx: u32,
     },
-    /// `handle_response` was called.
+    /// It said next and does nothing with responses: its instance serves others.
+    Passed,
+    /// `handle_response` was called, or would have been.
     Finished,
 }
 

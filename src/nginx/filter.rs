@@ -203,11 +203,20 @@ fn run(ctx: &Rc<Ctx>) -> Result<Turn, NoMemory> {
 /// Whether the innermost guest that is owed a call has `buffer_response` on; `None` when nobody is
 /// owed one. What that guest wrote before the next handler ran goes before the body from here on.
 fn innermost_owed(ctx: &Ctx) -> Option<bool> {
-    let mut levels = ctx.levels.borrow_mut();
-    let level = levels.iter_mut().rfind(|level| matches!(level.state, LevelState::Owed { .. }))?;
-    let early = std::mem::take(&mut level.early);
-    ctx.reply.borrow_mut().prepend(early);
-    Some(level.buffers_response())
+    for level in ctx.levels.borrow_mut().iter_mut().rev() {
+        let owed = match level.state {
+            LevelState::Owed { .. } => true,
+            LevelState::Passed => false,
+            LevelState::Once | LevelState::Finished => continue,
+        };
+        let early = std::mem::take(&mut level.early);
+        ctx.reply.borrow_mut().prepend(early);
+        if owed {
+            return Some(level.buffers_response());
+        }
+        level.state = LevelState::Finished;
+    }
+    None
 }
 
 /// Starts the `handle_response` that is owed next.

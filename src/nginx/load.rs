@@ -17,6 +17,7 @@ use super::slots::Slots;
 use super::{cache, worker};
 use crate::error::LoadError;
 use crate::runtime::guest::{Guest, Settings};
+use crate::runtime::inspect::ignores_responses;
 use crate::runtime::precompiled::{Sha256Digest, digest, hex, is_precompiled};
 use crate::runtime::snapshot::{Snapshot, Start};
 use crate::runtime::{Compile, Engine, Layout, Module, breaker};
@@ -134,6 +135,7 @@ impl Loader {
         };
         let guest = Guest::new(&shared.engine, &ready.module, key.settings.clone());
         let guest = guest.map_err(|error| one_line(cf, &error))?.with(ready.start);
+        let guest = guest.ignoring_responses(ignores_responses(&bytes));
         self.kept.push(ready);
         worker::note_slice(key.settings.limits.slice);
         let meter = conf.meters.of(line, &source, bytes.len() as u64, began.elapsed());

@@ -157,12 +157,10 @@ impl Drop for Call {
 pub(crate) enum Called {
     /// `handle_request`: the guest's response is the response.
     Answered,
-    /// `handle_request`: the next handler's turn; `handle_response` is owed.
+    /// `handle_request`: the next handler's turn; `handle_response` is owed where there is one.
     Passed {
-        /// The pinned instance.
-        lease: Lease,
-        /// The guest's request context.
-        ctx: u32,
+        /// The pinned instance and the guest's request context; none where nothing is owed.
+        owed: Option<(Lease, u32)>,
         /// The body that it may look at again, or that its own takes the place of, must be here
         /// before the next handler runs.
         needs_body: bool,
@@ -214,10 +212,13 @@ async fn request(plugin: Rc<Plugin>, ctx: Rc<Ctx>) -> Called {
                 plugin.warn_odd_next(ctx.log());
             }
             let written = ctx.with_io(|io| io.request_written.is_some()).unwrap_or(false);
-            Called::Passed {
-                lease,
-                ctx: guest_ctx,
-                needs_body: written || features.contains(Features::BUFFER_REQUEST),
+            let needs_body = written || features.contains(Features::BUFFER_REQUEST);
+            // With buffer_response the body is held for it, whether or not it looks.
+            if plugin.guest().handles_responses() || features.contains(Features::BUFFER_RESPONSE) {
+                Called::Passed { owed: Some((lease, guest_ctx)), needs_body }
+            } else {
+                plugin.succeeded(lease.pass(), ctx.log());
+                Called::Passed { owed: None, needs_body }
             }
         }
     }

@@ -85,6 +85,7 @@ pub struct Guest<H: Host> {
     settings: Settings,
     start: Start,
     imports_wasi: bool,
+    handles_responses: bool,
     exit_was_reported: AtomicBool,
 }
 
@@ -108,6 +109,7 @@ impl<H: Host> Guest<H> {
             settings,
             start: Start::Run,
             imports_wasi,
+            handles_responses: true,
             exit_was_reported: AtomicBool::new(false),
         })
     }
@@ -117,6 +119,18 @@ impl<H: Host> Guest<H> {
     pub fn with(mut self, start: Start) -> Self {
         self.start = start;
         self
+    }
+
+    /// The guest without calls of `handle_response`, if that is known to do nothing
+    /// ([`super::inspect::ignores_responses`]).
+    pub fn ignoring_responses(mut self, ignores: bool) -> Self {
+        self.handles_responses = !ignores;
+        self
+    }
+
+    /// Whether `handle_response` is to be called.
+    pub fn handles_responses(&self) -> bool {
+        self.handles_responses
     }
 
     /// How logs call it.

@@ -112,7 +112,8 @@ sub wat {
 	$own .= $1 while $text =~ s/^(\s*\(import .*\n)//m;
 
 	$text .= qq{  (func (export "handle_request") (result i64) (i64.const 1))\n} unless $text =~ /"handle_request"/;
-	$text .= qq{  (func (export "handle_response") (param i32 i32))\n} unless $text =~ /"handle_response"/;
+	# Not empty: the module would not call it.
+	$text .= qq{  (func (export "handle_response") (param i32 i32) nop)\n} unless $text =~ /"handle_response"/;
 	return "(module\n$IMPORTS\n$own$HELPERS$text$data)\n";
 }
 
