@@ -19,6 +19,7 @@ use bytes::Bytes;
 
 use crate::abi::{BodyKind, Features, FieldKind, Level};
 use crate::error::Rule;
+use crate::http::is_same_name;
 use called::Called;
 
 /// What one exchange offers to a guest. The embedder implements it once; rules of the ABI
@@ -55,6 +56,16 @@ pub trait Host: Send + 'static {
     /// All field lines of `kind` in order, one item per line, names in any case. In the request
     /// phase the response kinds hold what guests have set so far.
     fn fields(&self, kind: FieldKind) -> impl Iterator<Item = (&[u8], &[u8])>;
+
+    /// The value of every line called `name` (any case), in order: for a host that finds them faster
+    /// than by looking at all fields.
+    fn values<'h>(&'h self, kind: FieldKind, name: &[u8], mut found: impl FnMut(&'h [u8])) {
+        self.fields(kind).for_each(|(other, value)| {
+            if is_same_name(other, name) {
+                found(value);
+            }
+        });
+    }
 
     /// Replaces all lines called `name` (any case) by one, or adds it.
     fn set_field(&mut self, kind: FieldKind, name: &[u8], value: &[u8]) -> Result<(), Refusal>;

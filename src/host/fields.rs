@@ -30,9 +30,7 @@ pub fn get_header_names<H: Host>(
         return Ok(0);
     };
     let mut names = Names::new();
-    for (name, _) in host.fields(kind) {
-        names.insert(name);
-    }
+    host.fields(kind).for_each(|(name, _)| names.insert(name));
     let (count, len) = nul_list_len(names.iter());
     if len <= limit as usize {
         memory.nul_list(buf, len, names.iter(), Case::Lower)?;
@@ -60,21 +58,21 @@ pub fn get_header_values<H: Host>(
     // Found values are kept, so that a second look is needed only where there are many.
     let mut few = [&[][..]; FEW_VALUES];
     let (mut count, mut len) = (0, 0);
-    for value in values(host, kind, wanted) {
+    host.values(kind, wanted, |value| {
         if let Some(slot) = few.get_mut(count) {
             *slot = value;
         }
         count += 1;
         len += value.len() + 1;
-    }
+    });
     let packed = count_len(length(count as u64)?, length(len as u64)?);
     if len > 0 && len <= limit as usize {
         match few.get(..count) {
             Some(found) => memory.nul_list(buf, len, found.iter().copied(), Case::Keep)?,
             None => {
-                // The name lives in the memory that is written to.
-                let wanted = wanted.to_vec();
-                memory.nul_list(buf, len, values(host, kind, &wanted), Case::Keep)?;
+                let mut many = Vec::with_capacity(count);
+                host.values(kind, wanted, |value| many.push(value));
+                memory.nul_list(buf, len, many.into_iter(), Case::Keep)?;
             }
         }
     }
@@ -148,16 +146,6 @@ fn field_value<'m>(
 
 fn field_kind(kind: u32) -> Result<FieldKind, Rule> {
     FieldKind::from_abi(kind).ok_or(Rule::HeaderKind(kind))
-}
-
-fn values<'h, H: Host>(
-    host: &'h H,
-    kind: FieldKind,
-    wanted: &[u8],
-) -> impl Iterator<Item = &'h [u8]> {
-    host.fields(kind)
-        .filter(move |(name, _)| name.eq_ignore_ascii_case(wanted))
-        .map(|(_, value)| value)
 }
 
 /// Distinct names in order of arrival. A usual message needs no allocation; one with thousands of

@@ -59,7 +59,7 @@ fn access(r: Request, guests: &[Rc<Plugin>]) -> Result<ngx_int_t, NoMemory> {
                     leave(&ctx)?;
                     return Ok(DECLINED);
                 };
-                begin(&ctx, plugin);
+                begin(&ctx, plugin, guests);
             }
             Stage::CallingRequest => match task::advance(&ctx) {
                 Progress::Waiting => return Ok(AGAIN),
@@ -95,12 +95,12 @@ fn leave(ctx: &Rc<Ctx>) -> Result<(), NoMemory> {
 }
 
 /// Starts `handle_request` of the next guest.
-fn begin(ctx: &Rc<Ctx>, plugin: &Rc<Plugin>) {
+fn begin(ctx: &Rc<Ctx>, plugin: &Rc<Plugin>, guests: &[Rc<Plugin>]) {
     let r = ctx.request();
     ctx.with_io(|io| {
         io.mode = Mode::Request;
-        io.saved_request = plugin.fails_open().then(|| SavedRequest::of(r));
-        io.saved = io.early.clone();
+        io.saved_request = plugin.fails_open().then(|| Box::new(SavedRequest::of(r)));
+        io.saved = io.early.copy();
         io.own = Body::default();
         io.own_read = 0;
         io.request = None;
@@ -109,13 +109,18 @@ fn begin(ctx: &Rc<Ctx>, plugin: &Rc<Plugin>) {
             None => Some(uri::rebuilt(r)),
         };
     });
-    ctx.levels.borrow_mut().push(Level {
+    let mut levels = ctx.levels.borrow_mut();
+    if levels.is_empty() {
+        levels.reserve_exact(guests.len());
+    }
+    levels.push(Level {
         plugin: Rc::clone(plugin),
         state: LevelState::Once,
         early: Body::default(),
         request: None,
         record: Record::default(),
     });
+    drop(levels);
     *ctx.call.borrow_mut() = Some(Call::request(plugin, ctx));
     ctx.enter(Stage::CallingRequest);
 }
@@ -221,11 +226,11 @@ fn answer(ctx: &Rc<Ctx>) -> Result<ngx_int_t, NoMemory> {
     let status = early.status.unwrap_or(200);
     r.set_status(status);
     let mut outside = Outside::default();
-    for (name, value) in &early.fields {
-        headers_out::add(r, &mut outside, name, value)?;
+    for line in early.fields {
+        headers_out::add(r, &mut outside, line)?;
     }
-    for (name, value) in &early.trailers {
-        trailers::add(r, name, value)?;
+    for line in early.trailers {
+        trailers::add(r, line)?;
     }
     let no_body = matches!(status, 204 | 304);
     if no_body && !own.is_empty() {

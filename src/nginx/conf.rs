@@ -2,7 +2,7 @@
 //! and how levels inherit. A guest is compiled and started while the configuration is read, so that
 //! a bad one is a configuration error with file and line.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::ffi::{OsStr, c_char, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -51,6 +51,8 @@ pub(crate) struct MainConf {
     pub(crate) wanted: Wanted,
     /// Where `$request_id` is, if the configuration uses it.
     pub(crate) request_id: Option<ngx_uint_t>,
+    /// Indices of the variables that mirror the request, once somebody asks.
+    pub(crate) mirrors: OnceCell<Vec<ngx_uint_t>>,
 }
 
 /// Environment variables of a guest, by name.
@@ -74,6 +76,7 @@ impl MainConf {
             table_size: Cell::default(),
             wanted: Wanted::default(),
             request_id: None,
+            mirrors: OnceCell::new(),
         }
     }
 

@@ -13,6 +13,7 @@ use nginx_sys::{ngx_event_t, ngx_uint_t};
 
 use super::body;
 use super::chain::Reader;
+use super::early::Early;
 use super::ffi::{self, NoMemory, guard};
 use super::headers_out::Outside;
 use super::log::{ALERT, Log};
@@ -23,8 +24,7 @@ use super::saved::{SavedRequest, SavedResponse};
 use super::spool::Body;
 use super::status::Record;
 use super::task::{self, Call, Want};
-use crate::abi::{Features, FieldKind};
-use crate::host::policy::is_single;
+use crate::abi::Features;
 use crate::logged::Found;
 use crate::runtime::breaker::Pass;
 
@@ -193,51 +193,8 @@ pub(crate) struct Io {
     /// Something that nginx variables mirror was changed.
     pub(crate) dirty: bool,
     /// What a failing guest's changes are undone with, where the request is to go on without it.
-    pub(crate) saved_request: Option<SavedRequest>,
-    pub(crate) saved_response: Option<SavedResponse>,
-}
-
-/// Status, headers and trailers of a response that has not begun.
-#[derive(Default, Clone)]
-pub(crate) struct Early {
-    pub(crate) status: Option<u16>,
-    pub(crate) fields: Vec<(Vec<u8>, Vec<u8>)>,
-    pub(crate) trailers: Vec<(Vec<u8>, Vec<u8>)>,
-}
-
-impl Early {
-    /// Headers or trailers; no others belong to a response.
-    pub(crate) fn lines(&self, kind: FieldKind) -> &[(Vec<u8>, Vec<u8>)] {
-        match kind {
-            FieldKind::Response => &self.fields,
-            FieldKind::ResponseTrailers => &self.trailers,
-            FieldKind::Request | FieldKind::RequestTrailers => &[],
-        }
-    }
-
-    pub(crate) fn remove(&mut self, kind: FieldKind, name: &[u8]) {
-        if let Some(lines) = self.lines_mut(kind) {
-            lines.retain(|(other, _)| !other.eq_ignore_ascii_case(name));
-        }
-    }
-
-    /// Appends a line; for headers of which there is one, in the place of what was there.
-    pub(crate) fn add(&mut self, kind: FieldKind, name: &[u8], value: &[u8]) {
-        if kind == FieldKind::Response && is_single(name) {
-            self.remove(kind, name);
-        }
-        if let Some(lines) = self.lines_mut(kind) {
-            lines.push((name.to_vec(), value.to_vec()));
-        }
-    }
-
-    fn lines_mut(&mut self, kind: FieldKind) -> Option<&mut Vec<(Vec<u8>, Vec<u8>)>> {
-        match kind {
-            FieldKind::Response => Some(&mut self.fields),
-            FieldKind::ResponseTrailers => Some(&mut self.trailers),
-            FieldKind::Request | FieldKind::RequestTrailers => None,
-        }
-    }
+    pub(crate) saved_request: Option<Box<SavedRequest>>,
+    pub(crate) saved_response: Option<Box<SavedResponse>>,
 }
 
 /// One client request that goes through guests.

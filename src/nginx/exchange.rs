@@ -9,6 +9,7 @@ use super::conf::{LocConf, MainConf};
 use super::ctx::{Ctx, Io, Mode};
 use super::ffi::NoMemory;
 use super::headers_out::{self, trailers};
+use super::line::FieldLine;
 use super::log::Log;
 use super::plugin::Plugin;
 use super::request::Request;
@@ -20,6 +21,7 @@ use crate::host::policy::{
     REQUEST_NAME, RESPONSE_NAME, SET_MAX, SET_NAME, UNSAFE_PATH,
 };
 use crate::host::{Chunk, Host, Refusal, Write};
+use crate::http::is_same_name;
 
 /// A request lent to one guest call; or no request at all, for start functions that run when the
 /// configuration is loaded.
@@ -160,6 +162,17 @@ where
             Lines::Trailers(lines) => lines.next(),
         }
     }
+
+    // Which list it is is asked once.
+    fn fold<T, F: FnMut(T, Self::Item) -> T>(self, init: T, f: F) -> T {
+        match self {
+            Lines::None => init,
+            Lines::Request(lines) => lines.fold(init, f),
+            Lines::Early(lines) => lines.fold(init, f),
+            Lines::Response(lines) => lines.fold(init, f),
+            Lines::Trailers(lines) => lines.fold(init, f),
+        }
+    }
 }
 
 fn unreadable(error: std::io::Error) -> Refusal {
@@ -262,10 +275,21 @@ impl Host for Exchange {
             (FieldKind::RequestTrailers, _) => Lines::None,
             (_, Mode::Request) => {
                 let lines = io.early.lines(kind).iter();
-                Lines::Early(lines.map(|(name, value)| (name.as_slice(), value.as_slice())))
+                Lines::Early(lines.map(|line| (line.name(), line.value())))
             }
             (FieldKind::Response, _) => Lines::Response(headers_out::fields(r, &io.outside)),
             (FieldKind::ResponseTrailers, _) => Lines::Trailers(trailers::fields(r)),
+        }
+    }
+
+    fn values<'h>(&'h self, kind: FieldKind, name: &[u8], mut found: impl FnMut(&'h [u8])) {
+        match (self.io(), kind) {
+            (Some((r, _)), FieldKind::Request) => headers_in::values(r, name, found),
+            _ => self.fields(kind).for_each(|(other, value)| {
+                if is_same_name(other, name) {
+                    found(value);
+                }
+            }),
         }
     }
 
@@ -274,23 +298,24 @@ impl Host for Exchange {
         let Some((r, io)) = self.open() else {
             return Ok(());
         };
+        let line = FieldLine::copy(r, name, value)?;
         match (kind, io.mode) {
             (FieldKind::Request, _) => {
-                headers_in::set(r, name, value)?;
+                headers_in::set(r, line)?;
                 io.dirty = true;
             }
             (_, Mode::Request) => {
                 io.early.remove(kind, name);
-                io.early.add(kind, name, value);
+                io.early.add(kind, line);
             }
             (FieldKind::Response, _) => {
                 if name.eq_ignore_ascii_case(b"content-length") {
                     // The one length of a guest's that means something.
                     io.response_emptied = value == b"0";
                 }
-                headers_out::set(r, &mut io.outside, name, value)?;
+                headers_out::set(r, &mut io.outside, line)?;
             }
-            (FieldKind::ResponseTrailers, _) => trailers::set(r, name, value)?,
+            (FieldKind::ResponseTrailers, _) => trailers::set(r, line)?,
             // nginx has none, and the permissions let nobody set them.
             (FieldKind::RequestTrailers, _) => {}
         }
@@ -302,14 +327,15 @@ impl Host for Exchange {
         let Some((r, io)) = self.open() else {
             return Ok(());
         };
+        let line = FieldLine::copy(r, name, value)?;
         match (kind, io.mode) {
             (FieldKind::Request, _) => {
-                headers_in::add(r, name, value)?;
+                headers_in::add(r, line)?;
                 io.dirty = true;
             }
-            (_, Mode::Request) => io.early.add(kind, name, value),
-            (FieldKind::Response, _) => headers_out::add(r, &mut io.outside, name, value)?,
-            (FieldKind::ResponseTrailers, _) => trailers::add(r, name, value)?,
+            (_, Mode::Request) => io.early.add(kind, line),
+            (FieldKind::Response, _) => headers_out::add(r, &mut io.outside, line)?,
+            (FieldKind::ResponseTrailers, _) => trailers::add(r, line)?,
             (FieldKind::RequestTrailers, _) => {}
         }
         Ok(())

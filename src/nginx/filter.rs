@@ -147,8 +147,8 @@ fn begin(ctx: &Rc<Ctx>) -> Result<(), NoMemory> {
     });
     match early {
         Some(early) => {
-            for (name, value) in &early.trailers {
-                trailers::add(r, name, value)?;
+            for line in early.trailers {
+                trailers::add(r, line)?;
             }
             headers_out::merge(r, &early.fields)
         }
@@ -204,17 +204,14 @@ fn run(ctx: &Rc<Ctx>) -> Result<Turn, NoMemory> {
 /// owed one. What that guest wrote before the next handler ran goes before the body from here on.
 fn innermost_owed(ctx: &Ctx) -> Option<bool> {
     for level in ctx.levels.borrow_mut().iter_mut().rev() {
-        let owed = match level.state {
-            LevelState::Owed { .. } => true,
-            LevelState::Passed => false,
-            LevelState::Once | LevelState::Finished => continue,
-        };
-        let early = std::mem::take(&mut level.early);
-        ctx.reply.borrow_mut().prepend(early);
-        if owed {
-            return Some(level.buffers_response());
+        if matches!(level.state, LevelState::Once | LevelState::Finished) {
+            continue;
         }
-        level.state = LevelState::Finished;
+        ctx.reply.borrow_mut().prepend(std::mem::take(&mut level.early));
+        match level.state {
+            LevelState::Passed => level.state = LevelState::Finished,
+            _ => return Some(level.buffers_response()),
+        }
     }
     None
 }
@@ -233,7 +230,7 @@ fn call(ctx: &Rc<Ctx>, body: bool) {
         io.response_written = None;
         io.response_emptied = false;
         io.outside = Outside::default();
-        io.saved_response = lease.plugin().fails_open().then(|| SavedResponse::of(r));
+        io.saved_response = lease.plugin().fails_open().then(|| Box::new(SavedResponse::of(r)));
     });
     *ctx.call.borrow_mut() = Some(Call::response(lease, ctx, guest_ctx));
     ctx.enter(Stage::CallingResponse);

@@ -13,10 +13,11 @@ use nginx_sys::{ngx_hash_key, ngx_list_t, ngx_str_t, ngx_table_elt_t};
 use super::bench::Bench;
 pub use super::bench::Place;
 use super::chain::{self, Reader};
-use super::ctx::Early;
+use super::early::Early;
 use super::ffi::{self, bytes};
 use super::headers_in::{self, Elements, field};
 use super::headers_out::{self, Outside, trailers};
+use super::line::FieldLine;
 use super::saved::{SavedRequest, SavedResponse};
 use super::spool::{Body, Room, SpoolError};
 use super::{body, uri};
@@ -97,9 +98,13 @@ impl Live {
 
 // Fields.
 impl Live {
+    fn line(&self, name: &[u8], value: &[u8]) -> FieldLine {
+        FieldLine::copy(self.bench.request(), name, value).expect(NO_MEMORY)
+    }
+
     /// A header line that came from the client.
     pub fn from_client(&mut self, name: &[u8], value: &[u8]) {
-        headers_in::push(self.bench.request(), name, value).expect(NO_MEMORY);
+        headers_in::push(self.bench.request(), self.line(name, value)).expect(NO_MEMORY);
     }
 
     /// The response comes: what is outside its list, and its lines.
@@ -117,7 +122,7 @@ impl Live {
             (*out).last_modified_time = upstream.last_modified.map_or(-1, i64::from);
         }
         for (name, value) in lines {
-            headers_out::push(r, name, value).expect(NO_MEMORY);
+            headers_out::push(r, self.line(name, value)).expect(NO_MEMORY);
         }
     }
 
@@ -125,7 +130,7 @@ impl Live {
     pub fn merge(&mut self, added: &[Line]) {
         let mut early = Early::default();
         for (name, value) in added {
-            early.add(FieldKind::Response, name, value);
+            early.add(FieldKind::Response, self.line(name, value));
         }
         headers_out::merge(self.bench.request(), &early.fields).expect(NO_MEMORY);
         self.outside = Outside::default();
@@ -154,10 +159,11 @@ impl Live {
     /// `set_header_value`.
     pub fn set(&mut self, kind: FieldKind, name: &[u8], value: &[u8]) {
         let r = self.bench.request();
+        let line = self.line(name, value);
         let done = match kind {
-            FieldKind::Request => headers_in::set(r, name, value),
-            FieldKind::Response => headers_out::set(r, &mut self.outside, name, value),
-            FieldKind::ResponseTrailers => trailers::set(r, name, value),
+            FieldKind::Request => headers_in::set(r, line),
+            FieldKind::Response => headers_out::set(r, &mut self.outside, line),
+            FieldKind::ResponseTrailers => trailers::set(r, line),
             FieldKind::RequestTrailers => Ok(()),
         };
         done.expect(NO_MEMORY);
@@ -166,10 +172,11 @@ impl Live {
     /// `add_header_value`.
     pub fn add(&mut self, kind: FieldKind, name: &[u8], value: &[u8]) {
         let r = self.bench.request();
+        let line = self.line(name, value);
         let done = match kind {
-            FieldKind::Request => headers_in::add(r, name, value),
-            FieldKind::Response => headers_out::add(r, &mut self.outside, name, value),
-            FieldKind::ResponseTrailers => trailers::add(r, name, value),
+            FieldKind::Request => headers_in::add(r, line),
+            FieldKind::Response => headers_out::add(r, &mut self.outside, line),
+            FieldKind::ResponseTrailers => trailers::add(r, line),
             FieldKind::RequestTrailers => Ok(()),
         };
         done.expect(NO_MEMORY);

@@ -8,13 +8,16 @@ use std::ptr;
 use std::slice;
 
 use nginx_sys::{
-    ngx_hash_find, ngx_hash_key, ngx_http_core_main_conf_t, ngx_http_header_t, ngx_http_variable_t,
+    ngx_hash_find, ngx_http_core_main_conf_t, ngx_http_header_t, ngx_http_variable_t,
     ngx_list_part_t, ngx_list_push, ngx_list_t, ngx_str_t, ngx_table_elt_t, ngx_uint_t,
 };
 
+use super::conf::MainConf;
 use super::ffi::{self, NoMemory, OK, bytes};
+use super::line::FieldLine;
 use super::request::{Request, empty};
 use crate::host::policy::frames_request;
+use crate::http::is_same_name;
 
 /// Variables whose value nginx keeps after the first look and that mirror the request line, the
 /// headers or the body.
@@ -63,6 +66,22 @@ impl Iterator for Elements {
         }
         None
     }
+
+    // All at once, without looking for the part each time: most guests look for one name.
+    fn fold<B, F: FnMut(B, Self::Item) -> B>(self, init: B, mut f: F) -> B {
+        let (mut accumulated, mut at, mut next) = (init, self.at, self.part);
+        // SAFETY: as in `next`.
+        unsafe {
+            while let Some(part) = next.as_ref() {
+                let elements = part.elts.cast::<ngx_table_elt_t>();
+                for at in at..part.nelts {
+                    accumulated = f(accumulated, elements.add(at));
+                }
+                (at, next) = (0, part.next);
+            }
+        }
+        accumulated
+    }
 }
 
 /// Key and value of an element.
@@ -83,6 +102,27 @@ pub(crate) fn fields<'a>(r: Request) -> impl Iterator<Item = (&'a [u8], &'a [u8]
     lines.chain(host_without_line(r))
 }
 
+/// The values of all header lines called `name`: what guests ask for most. Of lines whose names have
+/// another length nothing else is looked at.
+pub(crate) fn values<'a>(r: Request, name: &[u8], mut found: impl FnMut(&'a [u8])) {
+    // SAFETY: as in `fields`.
+    unsafe {
+        Elements::of(&raw const (*r.as_ptr()).headers_in.headers).for_each(|element| {
+            if (*element).key.len == name.len() {
+                let (key, value) = field(element);
+                if is_same_name(key, name) {
+                    found(value);
+                }
+            }
+        });
+    }
+    if let Some((host, value)) = host_without_line(r)
+        && host.eq_ignore_ascii_case(name)
+    {
+        found(value);
+    }
+}
+
 /// HTTP/3 keeps no line for `:authority`; guests expect a host.
 fn host_without_line<'a>(r: Request) -> Option<(&'a [u8], &'a [u8])> {
     // SAFETY: the request is live and its strings live in its pool.
@@ -99,8 +139,9 @@ pub(crate) fn has_range(r: Request) -> bool {
     unsafe { !(*r.as_ptr()).headers_in.range.is_null() }
 }
 
-/// Makes `value` the only line called `name`.
-pub(crate) fn set(r: Request, name: &[u8], value: &[u8]) -> Result<(), NoMemory> {
+/// Makes `line` the only one of its name.
+pub(crate) fn set(r: Request, line: FieldLine) -> Result<(), NoMemory> {
+    let name = line.name();
     if frames_request(name) {
         return Ok(());
     }
@@ -108,32 +149,29 @@ pub(crate) fn set(r: Request, name: &[u8], value: &[u8]) -> Result<(), NoMemory>
     match (found.next(), found.next()) {
         // The usual case: change the value where it stands; every slot goes on pointing at it.
         (Some(element), None) => {
-            let (key, value) = (r.copy(name)?, r.copy(value)?);
-            // SAFETY: the element is in the live request's list; the key changes its case at most.
-            unsafe {
-                (*element).key = key;
-                (*element).value = value;
-            }
+            // SAFETY: the element is in the live request's list and has that name.
+            unsafe { line.take_place_of(element) }
         }
-        (None, _) => push(r, name, value)?,
+        (None, _) => push(r, line)?,
         (Some(_), Some(_)) => {
             rebuild_without(r, name)?;
-            push(r, name, value)?;
+            push(r, line)?;
         }
     }
-    refresh(r, name, value)
+    refresh(r, name, line.value())
 }
 
 /// Appends a line. A second Host or Authorization would be ambiguous: there, add means set.
-pub(crate) fn add(r: Request, name: &[u8], value: &[u8]) -> Result<(), NoMemory> {
+pub(crate) fn add(r: Request, line: FieldLine) -> Result<(), NoMemory> {
+    let name = line.name();
     if frames_request(name) {
         return Ok(());
     }
     if name.eq_ignore_ascii_case(b"host") || name.eq_ignore_ascii_case(b"authorization") {
-        return set(r, name, value);
+        return set(r, line);
     }
-    push(r, name, value)?;
-    refresh(r, name, value)
+    push(r, line)?;
+    refresh(r, name, line.value())
 }
 
 /// Removes all lines called `name`. Host stays: no request goes anywhere without it.
@@ -151,14 +189,11 @@ pub(crate) fn remove(r: Request, name: &[u8]) -> Result<(), NoMemory> {
 fn matching(r: Request, name: &[u8]) -> impl Iterator<Item = *mut ngx_table_elt_t> {
     // SAFETY: as in `fields`; the list is not changed while the iterator is in use.
     unsafe { Elements::of(&raw const (*r.as_ptr()).headers_in.headers) }
-        .filter(move |&element| unsafe { field(element) }.0.eq_ignore_ascii_case(name))
+        .filter(move |&element| is_same_name(unsafe { field(element) }.0, name))
 }
 
 /// Appends an element, complete with hash and lower-case key, and links its slot.
-pub(super) fn push(r: Request, name: &[u8], value: &[u8]) -> Result<(), NoMemory> {
-    let key = r.copy(name)?;
-    let lowcase = r.copy(&name.to_ascii_lowercase())?;
-    let value = r.copy(value)?;
+pub(super) fn push(r: Request, line: FieldLine) -> Result<(), NoMemory> {
     // SAFETY: the list is the live request's; the element is fully initialised before it is linked.
     unsafe {
         let element =
@@ -166,11 +201,7 @@ pub(super) fn push(r: Request, name: &[u8], value: &[u8]) -> Result<(), NoMemory
         if element.is_null() {
             return Err(NoMemory);
         }
-        ffi::ngx_http_wasm_init_header(element);
-        (*element).key = key;
-        (*element).value = value;
-        (*element).lowcase_key = lowcase.data;
-        (*element).hash = ngx_hash_key(lowcase.data, lowcase.len);
+        line.write_to(element);
         link(r, element)
     }
 }
@@ -320,7 +351,7 @@ pub(crate) fn set_content_length(r: Request, len: u64) -> Result<(), NoMemory> {
         if let Some(element) = (*headers).content_length.as_mut() {
             element.value = text;
         } else {
-            push(r, b"Content-Length", bytes(text))?;
+            push(r, FieldLine::copy(r, b"Content-Length", bytes(text))?)?;
         }
         if !(*headers).transfer_encoding.is_null() {
             rebuild_without(r, b"transfer-encoding")?;
@@ -332,20 +363,30 @@ pub(crate) fn set_content_length(r: Request, len: u64) -> Result<(), NoMemory> {
 /// Forgets the variables that nginx evaluated before the guest changed what they mirror (a `set` or
 /// `if` in the rewrite phase does that); `proxy_set_header` would send the old value.
 pub(crate) fn forget_variables(r: Request) {
-    // SAFETY: cmcf->variables describes the indexed variables of this configuration, and
-    // r->variables has a slot for each.
-    unsafe {
+    let Some(main) = MainConf::of(r) else { return };
+    for &index in main.mirrors.get_or_init(|| mirrors(r)) {
+        // SAFETY: r->variables has a slot for each indexed variable of its configuration.
+        unsafe { ffi::ngx_http_wasm_forget_variable(r.as_ptr(), index) }
+    }
+}
+
+/// Indices of the variables that mirror the request: those of its configuration, which are all
+/// known before there are requests.
+fn mirrors(r: Request) -> Vec<ngx_uint_t> {
+    // SAFETY: cmcf->variables describes the indexed variables of this configuration.
+    let variables = unsafe {
         let cmcf = core_main_conf(r);
-        let variables = slice::from_raw_parts(
+        slice::from_raw_parts(
             (*cmcf).variables.elts.cast::<ngx_http_variable_t>(),
             (*cmcf).variables.nelts,
-        );
-        for (index, variable) in variables.iter().enumerate() {
-            if mirrors_request(bytes(variable.name)) {
-                ffi::ngx_http_wasm_forget_variable(r.as_ptr(), index);
-            }
-        }
-    }
+        )
+    };
+    let indices = variables.iter().enumerate();
+    // SAFETY: a variable's name lives as long as the configuration.
+    indices
+        .filter(|(_, variable)| mirrors_request(unsafe { bytes(variable.name) }))
+        .map(|(index, _)| index)
+        .collect()
 }
 
 fn mirrors_request(variable: &[u8]) -> bool {

@@ -11,8 +11,10 @@ use nginx_sys::{
 
 use super::ffi::{NoMemory, bytes};
 use super::headers_in::{Elements, field};
+use super::line::FieldLine;
 use super::request::{Request, empty};
 use crate::host::policy::{belongs_before_body, frames_response, is_single, is_validator};
+use crate::http::is_same_name;
 
 fn is(name: &[u8], other: &str) -> bool {
     name.eq_ignore_ascii_case(other.as_bytes())
@@ -108,41 +110,32 @@ fn live_in(list: *const ngx_list_t) -> impl Iterator<Item = *mut ngx_table_elt_t
 
 fn matching(r: Request, name: &[u8]) -> impl Iterator<Item = *mut ngx_table_elt_t> {
     // SAFETY: an element of the live request's list.
-    live(r).filter(move |&element| unsafe { field(element) }.0.eq_ignore_ascii_case(name))
+    live(r).filter(move |&element| is_same_name(unsafe { field(element) }.0, name))
 }
 
-/// Makes `value` the only line called `name`.
-pub(crate) fn set(
-    r: Request,
-    outside: &mut Outside,
-    name: &[u8],
-    value: &[u8],
-) -> Result<(), NoMemory> {
+/// Makes `line` the only one of its name.
+pub(crate) fn set(r: Request, outside: &mut Outside, line: FieldLine) -> Result<(), NoMemory> {
+    let name = line.name();
     if frames_response(name) || is(name, "content-length") {
         return Ok(());
     }
     remove(r, outside, name);
-    set_or_push(r, name, value)?;
+    set_or_push(r, line)?;
     if is(name, "content-type") {
-        outside.change(r, b"content-type", Some(value));
+        outside.change(r, b"content-type", Some(line.value()));
     }
     Ok(())
 }
 
 /// Appends a line; for headers of which there is one, the same as [`set`].
-pub(crate) fn add(
-    r: Request,
-    outside: &mut Outside,
-    name: &[u8],
-    value: &[u8],
-) -> Result<(), NoMemory> {
-    if frames_response(name) {
+pub(crate) fn add(r: Request, outside: &mut Outside, line: FieldLine) -> Result<(), NoMemory> {
+    if frames_response(line.name()) {
         return Ok(());
     }
-    if is_single(name) {
-        return set(r, outside, name, value);
+    if is_single(line.name()) {
+        return set(r, outside, line);
     }
-    push(r, name, value)
+    push(r, line)
 }
 
 /// Removes all lines called `name`. The length of the body stays nginx's business.
@@ -171,14 +164,15 @@ pub(crate) fn remove(r: Request, outside: &mut Outside, name: &[u8]) {
 /// Merges what guests set before the next handler ran into that handler's response. The guests'
 /// lines come first, as a part of their own before nginx's list: its elements must not move, slots
 /// point at them. For headers of which there is one, the handler wins.
-pub(crate) fn merge(r: Request, early: &[(Vec<u8>, Vec<u8>)]) -> Result<(), NoMemory> {
+pub(crate) fn merge(r: Request, early: &[FieldLine]) -> Result<(), NoMemory> {
     if early.is_empty() {
         return Ok(());
     }
     let present = Outside::default();
     let lines: Vec<_> = early
         .iter()
-        .filter(|(name, _)| {
+        .filter(|line| {
+            let name = line.name();
             let single = is_single(name);
             let taken = || fields(r, &present).any(|(other, _)| name.eq_ignore_ascii_case(other));
             let ours = frames_response(name) || is(name, "content-length");
@@ -190,8 +184,8 @@ pub(crate) fn merge(r: Request, early: &[(Vec<u8>, Vec<u8>)]) -> Result<(), NoMe
     if unsafe { (*out).headers.part.nelts } == 0 {
         // Nothing to go before. nginx looks at the first element of every further part without
         // asking whether there is one: an empty part must not get behind another.
-        for (name, value) in lines {
-            set_or_push(r, name, value)?;
+        for &line in lines {
+            set_or_push(r, line)?;
         }
         return Ok(());
     }
@@ -205,11 +199,11 @@ pub(crate) fn merge(r: Request, early: &[(Vec<u8>, Vec<u8>)]) -> Result<(), NoMe
             return Err(NoMemory);
         }
         let mut count = 0;
-        for (name, value) in lines {
-            if is(name, "content-type") {
-                set_content_type(r, r.copy(value)?);
+        for &line in lines {
+            if is(line.name(), "content-type") {
+                set_content_type(r, line.nginx_value());
             } else {
-                fill(r, elements.add(count), name, value)?;
+                fill(r, elements.add(count), line);
                 count += 1;
             }
         }
@@ -245,37 +239,36 @@ fn set_content_type(r: Request, value: ngx_str_t) {
     }
 }
 
-fn set_or_push(r: Request, name: &[u8], value: &[u8]) -> Result<(), NoMemory> {
-    if is(name, "content-type") {
-        set_content_type(r, r.copy(value)?);
+fn set_or_push(r: Request, line: FieldLine) -> Result<(), NoMemory> {
+    if is(line.name(), "content-type") {
+        set_content_type(r, line.nginx_value());
         return Ok(());
     }
-    push(r, name, value)
+    push(r, line)
 }
 
-pub(super) fn push(r: Request, name: &[u8], value: &[u8]) -> Result<(), NoMemory> {
+pub(super) fn push(r: Request, line: FieldLine) -> Result<(), NoMemory> {
     // SAFETY: the list is the live request's.
     let element = unsafe { ngx_list_push(&raw mut (*out(r)).headers) }.cast::<ngx_table_elt_t>();
     if element.is_null() {
         return Err(NoMemory);
     }
     // SAFETY: the new element of the list.
-    unsafe { fill(r, element, name, value) }
+    unsafe { fill(r, element, line) }
+    Ok(())
 }
 
 /// Fills in a new element and points its slot at it.
 ///
 /// # Safety
 /// `element` must be room for one in the request's pool that stays where it is.
-unsafe fn fill(
-    r: Request,
-    element: *mut ngx_table_elt_t,
-    name: &[u8],
-    value: &[u8],
-) -> Result<(), NoMemory> {
+unsafe fn fill(r: Request, element: *mut ngx_table_elt_t, line: FieldLine) {
+    let name = line.name();
     // SAFETY: as the caller holds.
     unsafe {
-        fill_line(r, element, name, value)?;
+        line.write_to(element);
+        // Anything but 0, which means removed.
+        (*element).hash = 1;
         // nginx would make an absolute URI of a Location in its slot; the guest's goes as it is.
         if !is(name, "location")
             && let Some(slot) = slot(r, name)
@@ -283,51 +276,28 @@ unsafe fn fill(
             *slot = element;
         }
     }
-    Ok(())
-}
-
-/// Fills in a new element that has no slot.
-///
-/// # Safety
-/// As [`fill`].
-unsafe fn fill_line(
-    r: Request,
-    element: *mut ngx_table_elt_t,
-    name: &[u8],
-    value: &[u8],
-) -> Result<(), NoMemory> {
-    // SAFETY: as the caller holds. Hash 0 until the strings are there: nobody looks at it.
-    unsafe {
-        super::ffi::ngx_http_wasm_init_header(element);
-        (*element).hash = 0;
-        (*element).key = r.copy(name)?;
-        (*element).value = r.copy(value)?;
-        (*element).lowcase_key = r.copy(&name.to_ascii_lowercase())?.data;
-        (*element).hash = 1;
-    }
-    Ok(())
 }
 
 /// The slots that filters after us and log variables read.
 pub(super) fn slot(r: Request, name: &[u8]) -> Option<*mut *mut ngx_table_elt_t> {
     let out = out(r);
     // SAFETY: only addresses are taken of the live request's fields.
-    unsafe {
-        Some(match name.to_ascii_lowercase().as_slice() {
-            b"accept-ranges" => &raw mut (*out).accept_ranges,
-            b"content-encoding" => &raw mut (*out).content_encoding,
-            b"content-range" => &raw mut (*out).content_range,
-            b"date" => &raw mut (*out).date,
-            b"etag" => &raw mut (*out).etag,
-            b"expires" => &raw mut (*out).expires,
-            b"last-modified" => &raw mut (*out).last_modified,
-            b"location" => &raw mut (*out).location,
-            b"refresh" => &raw mut (*out).refresh,
-            b"server" => &raw mut (*out).server,
-            b"www-authenticate" => &raw mut (*out).www_authenticate,
-            _ => return None,
-        })
-    }
+    let slots = unsafe {
+        [
+            ("accept-ranges", &raw mut (*out).accept_ranges),
+            ("content-encoding", &raw mut (*out).content_encoding),
+            ("content-range", &raw mut (*out).content_range),
+            ("date", &raw mut (*out).date),
+            ("etag", &raw mut (*out).etag),
+            ("expires", &raw mut (*out).expires),
+            ("last-modified", &raw mut (*out).last_modified),
+            ("location", &raw mut (*out).location),
+            ("refresh", &raw mut (*out).refresh),
+            ("server", &raw mut (*out).server),
+            ("www-authenticate", &raw mut (*out).www_authenticate),
+        ]
+    };
+    slots.into_iter().find_map(|(other, slot)| is(name, other).then_some(slot))
 }
 
 /// Starts the response anew as a page for an error: status and headers; its text is returned.
@@ -422,14 +392,15 @@ pub(crate) mod trailers {
         live_in(list(r)).map(|element| unsafe { field(element) })
     }
 
-    /// Makes `value` the only line called `name`.
-    pub(crate) fn set(r: Request, name: &[u8], value: &[u8]) -> Result<(), NoMemory> {
-        remove(r, name);
-        add(r, name, value)
+    /// Makes `line` the only one of its name.
+    pub(crate) fn set(r: Request, line: FieldLine) -> Result<(), NoMemory> {
+        remove(r, line.name());
+        add(r, line)
     }
 
     /// Appends a line.
-    pub(crate) fn add(r: Request, name: &[u8], value: &[u8]) -> Result<(), NoMemory> {
+    pub(crate) fn add(r: Request, line: FieldLine) -> Result<(), NoMemory> {
+        let name = line.name();
         if frames_response(name) || belongs_before_body(name) {
             return Ok(());
         }
@@ -439,7 +410,11 @@ pub(crate) mod trailers {
             return Err(NoMemory);
         }
         // SAFETY: the new element of the list.
-        unsafe { fill_line(r, element, name, value) }
+        unsafe {
+            line.write_to(element);
+            (*element).hash = 1;
+        }
+        Ok(())
     }
 
     /// Removes all lines called `name`.

@@ -157,7 +157,7 @@ impl Plugin {
         // Whoever waits was there first: what comes free is handed to them directly.
         let mut lease = match Plugin::take(plugin) {
             Some(lease) => lease,
-            None => Plugin::queue(plugin, ctx).await?,
+            None => Box::pin(Plugin::queue(plugin, ctx)).await?,
         };
         // Asked last: a probe is one that is about to run. Others failed meanwhile.
         let pass = plugin.breaker(|breaker| Some(breaker.admit(worker::now())));
@@ -420,7 +420,9 @@ impl Drop for Lease {
                 }
             }
         }
-        self.plugin.trim(idle);
+        if self.plugin.idle() > idle {
+            self.plugin.trim(idle);
+        }
         Plugin::watch_idle(&self.plugin);
         // Says nothing where there has been an outcome.
         self.plugin.breaker(|breaker| {

@@ -41,9 +41,12 @@ pub(crate) enum SpoolError {
 /// Bytes written to the file in one go.
 const BLOCK: usize = 64 << 10;
 
-/// A body held back or written by a guest.
+/// A body held back or written by a guest. Most messages have none, and it is small then.
 #[derive(Default)]
-pub(crate) struct Body {
+pub(crate) struct Body(Option<Box<Spool>>);
+
+#[derive(Default)]
+struct Spool {
     /// Complete pieces, in order.
     pieces: Vec<Piece>,
     /// What follows them, still growing.
@@ -95,17 +98,17 @@ impl Span<'_> {
 }
 
 impl Body {
-    pub(crate) const fn len(&self) -> u64 {
-        self.len
+    pub(crate) fn len(&self) -> u64 {
+        self.0.as_ref().map_or(0, |spool| spool.len)
     }
 
-    pub(crate) const fn is_empty(&self) -> bool {
-        self.len == 0
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// Adds bytes, spilling into a temporary file of the request's once `room.memory` is used up.
     pub(crate) fn write(&mut self, r: Request, bytes: &[u8], room: Room) -> Result<(), SpoolError> {
-        let len = self.len + bytes.len() as u64;
+        let len = self.len() + bytes.len() as u64;
         if len > room.max {
             return Err(SpoolError::TooLarge(room.max));
         }
@@ -113,26 +116,27 @@ impl Body {
             // An empty piece would become an empty buffer, which nginx's writer does not take.
             return Ok(());
         }
-        self.tail.extend_from_slice(bytes);
-        self.len = len;
-        if len <= room.memory as u64 || self.tail.len() < BLOCK.min(room.memory) {
+        let spool = self.0.get_or_insert_default();
+        spool.tail.extend_from_slice(bytes);
+        spool.len = len;
+        if len <= room.memory as u64 || spool.tail.len() < BLOCK.min(room.memory) {
             return Ok(());
         }
-        let file = match self.file {
+        let file = match spool.file {
             Some(file) => file,
-            None => *self.file.insert(TempFile::create(r)?),
+            None => *spool.file.insert(TempFile::create(r)?),
         };
-        let at = file.append(&self.tail)?;
-        let added = self.tail.len() as u64;
-        self.tail.clear();
-        match self.pieces.last_mut() {
+        let at = file.append(&spool.tail)?;
+        let added = spool.tail.len() as u64;
+        spool.tail.clear();
+        match spool.pieces.last_mut() {
             // After `append` the last piece may be in the other body's file.
             Some(Piece::File { file: last, at: start, len })
                 if *last == file && *start + *len == at =>
             {
                 *len += added;
             }
-            _ => self.pieces.push(Piece::File { file, at, len: added }),
+            _ => spool.pieces.push(Piece::File { file, at, len: added }),
         }
         Ok(())
     }
@@ -140,9 +144,12 @@ impl Body {
     /// Copies bytes from position `at` on; fewer than asked for only at the end.
     pub(crate) fn read(&self, mut at: u64, to: &mut [u8]) -> io::Result<Chunk> {
         let mut filled = 0;
-        let eof = at.saturating_add(to.len() as u64) >= self.len;
+        let eof = at.saturating_add(to.len() as u64) >= self.len();
+        let Some(spool) = &self.0 else {
+            return Ok(Chunk { len: 0, eof });
+        };
         // There are few: what is written goes to one tail and one file.
-        for span in self.pieces.iter().map(Piece::span).chain([Span::Memory(&self.tail)]) {
+        for span in spool.pieces.iter().map(Piece::span).chain([Span::Memory(&spool.tail)]) {
             let Some(left) = span.len().checked_sub(at) else {
                 at -= span.len();
                 continue;
@@ -156,35 +163,29 @@ impl Body {
     }
 
     /// Adds another body behind this one. The bytes stay where they are.
-    pub(crate) fn append(&mut self, mut other: Body) {
-        self.seal();
+    pub(crate) fn append(&mut self, other: Body) {
+        let Some(mut other) = other.0 else { return };
+        let spool = self.0.get_or_insert_default();
+        spool.seal();
         other.seal();
-        self.len += other.len;
-        self.pieces.append(&mut other.pieces);
+        spool.len += other.len;
+        spool.pieces.append(&mut other.pieces);
         // Further writes go to this body's own file.
-    }
-
-    /// Ends the piece that was growing.
-    fn seal(&mut self) {
-        if !self.tail.is_empty() {
-            self.pieces.push(Piece::Memory(std::mem::take(&mut self.tail).into()));
-        }
     }
 
     /// The body as a chain. The last buffer is marked as the last one if `last`; an empty body gives
     /// a special buffer then (a buffer of size zero that is not special is an error in nginx's
     /// writer), else no chain at all. The bytes in memory must outlive the request's output, which
     /// is why they are returned to be kept with the request.
-    pub(crate) fn into_chain(
-        mut self,
-        r: Request,
-        last: bool,
-    ) -> Result<(Out, Vec<Bytes>), NoMemory> {
-        self.seal();
+    pub(crate) fn into_chain(self, r: Request, last: bool) -> Result<(Out, Vec<Bytes>), NoMemory> {
+        let pieces = self.0.map_or_else(Vec::new, |mut spool| {
+            spool.seal();
+            spool.pieces
+        });
         let mut out = Out::default();
         let mut keep = Vec::new();
-        let count = self.pieces.len();
-        for (at, piece) in self.pieces.into_iter().enumerate() {
+        let count = pieces.len();
+        for (at, piece) in pieces.into_iter().enumerate() {
             let buf = r.zeroed::<ngx_buf_t>()?;
             // SAFETY: the buffer is ours and zeroed. nginx only reads buffers flagged `memory`; a
             // temporary file lives as long as the request's pool.
@@ -218,6 +219,15 @@ impl Body {
             out.push(r, buf)?;
         }
         Ok((out, keep))
+    }
+}
+
+impl Spool {
+    /// Ends the piece that was growing.
+    fn seal(&mut self) {
+        if !self.tail.is_empty() {
+            self.pieces.push(Piece::Memory(std::mem::take(&mut self.tail).into()));
+        }
     }
 }
 

@@ -190,7 +190,8 @@ async fn request(plugin: Rc<Plugin>, ctx: Rc<Ctx>) -> Called {
         Err(fault) => return failed(&plugin, &ctx, &fault),
     };
     if lease.instance().is_none() {
-        match plugin.guest().start(Exchange::lend(&plugin, &ctx)).await {
+        // Seldom, and large: in memory of its own.
+        match Box::pin(plugin.guest().start(Exchange::lend(&plugin, &ctx))).await {
             Ok(instance) => lease.fill(instance),
             Err(error) => return failed(&plugin, &ctx, &Fault::Start(error)),
         }

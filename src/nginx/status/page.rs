@@ -6,6 +6,7 @@ use super::super::chain::Out;
 use super::super::conf::MainConf;
 use super::super::ffi::{self, ERROR, INTERNAL_SERVER_ERROR, NoMemory, OK, guard};
 use super::super::headers_out::{self, Outside};
+use super::super::line::FieldLine;
 use super::super::log::{ERR, Escaped};
 use super::super::request::{HEAD, Request};
 use crate::status::{Format, Guest, Report};
@@ -47,8 +48,9 @@ fn respond(r: Request) -> Result<ngx_int_t, NoMemory> {
     };
     let mut outside = Outside::default();
     r.set_status(200);
-    headers_out::add(r, &mut outside, b"Content-Type", format.media_type().as_bytes())?;
-    headers_out::add(r, &mut outside, b"Cache-Control", b"no-store")?;
+    let media_type = format.media_type().as_bytes();
+    headers_out::add(r, &mut outside, FieldLine::copy(r, b"Content-Type", media_type)?)?;
+    headers_out::add(r, &mut outside, FieldLine::copy(r, b"Cache-Control", b"no-store")?)?;
     headers_out::set_content_length(r, Some(text.len() as u64));
     let rc = r.send_header();
     if rc == ERROR || rc > OK || r.header_only() {
