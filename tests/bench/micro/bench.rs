@@ -17,7 +17,7 @@ use ngx_http_wasm_handler_module::host::{Chunk, Host, Refusal, Write};
 use ngx_http_wasm_handler_module::runtime::guest::{self, Guest, Settings};
 use ngx_http_wasm_handler_module::runtime::instance::Instance;
 use ngx_http_wasm_handler_module::runtime::pool::{Pool, Take};
-use ngx_http_wasm_handler_module::runtime::{Compile, Engine, Limits};
+use ngx_http_wasm_handler_module::runtime::{Compile, Engine, Layout, Limits};
 
 /// Calls of a host function in one call of the guest.
 const TIMES: u32 = 100;
@@ -228,7 +228,10 @@ fn main() {
         .without_plots()
         .output_directory(&output)
         .configure_from_args();
-    let engine = Engine::new(Compile::Serial).expect("an engine");
+    // Instances find room as in a worker.
+    let engine =
+        Engine::with(Compile::Serial, Layout::Pooled { instances: 64 }, Engine::STACK_BYTES)
+            .expect("an engine");
 
     let empty = load(&engine, "", "");
     let mut instance = start(&empty);
