@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use wasmtime::{
-    ExternType, FuncType, InstancePre, Linker, Module, Store, Trap, UpdateDeadline, ValType,
-    WasmBacktrace,
+    Extern, ExternType, FuncType, InstancePre, Linker, Module, ModuleExport, Store, Trap,
+    TypedFunc, UpdateDeadline, ValType, WasmBacktrace, WasmParams, WasmResults,
 };
 
 use super::instance::{Data, Instance, Loan};
@@ -80,6 +80,7 @@ fn looks_like_text(bytes: &[u8]) -> bool {
 /// A guest that was checked and linked: instances are made from it at the cost of their memory.
 pub struct Guest<H: Host> {
     pre: InstancePre<Data<H>>,
+    exports: Exports,
     pace: Arc<Pace>,
     counts: bool,
     settings: Settings,
@@ -92,7 +93,7 @@ pub struct Guest<H: Host> {
 impl<H: Host> Guest<H> {
     /// Checks everything that can be checked without running the guest's code.
     pub fn new(engine: &Engine, module: &Module, settings: Settings) -> Result<Self, LoadError> {
-        check_exports(module)?;
+        let exports = check_exports(module)?;
         check_sizes(module, &settings.limits)?;
         let imports_wasi = module.imports().any(|import| import.module() == WASI_MODULE);
         let failed = |error| LoadError::Engine(describe(&error));
@@ -104,6 +105,7 @@ impl<H: Host> Guest<H> {
         check_imports(&linker, module, &settings)?;
         Ok(Guest {
             pre: linker.instantiate_pre(module).map_err(failed)?,
+            exports,
             pace: Arc::clone(engine.pace()),
             counts: engine.counts(),
             settings,
@@ -150,7 +152,7 @@ impl<H: Host> Guest<H> {
     /// that import WASI: the children would share the state of the random number generator.
     pub async fn start(&self, host: H) -> Result<Instance<H>, LoadError> {
         let (store, instance) = self.run_start(host).await?;
-        Instance::new(store, instance)
+        Instance::new(store, instance, &self.exports)
     }
 
     /// [`Guest::start`], as the engine sees it.
@@ -207,20 +209,14 @@ impl<H: Host> Guest<H> {
         loan: &mut Loan<'_, H>,
     ) -> wasmtime::Result<wasmtime::Instance> {
         let instance = self.pre.instantiate_async(&mut *loan.store).await?;
-        if matches!(self.start, Start::Done(_)) {
+        let (Start::Run, Some((name, export))) = (self.start, &self.exports.start) else {
             return Ok(instance);
-        }
-        for name in [INITIALIZE, START] {
-            let Some(function) = instance.get_func(&mut *loan.store, name) else {
-                continue;
-            };
-            loan.call = name;
-            let function = function.typed::<(), ()>(&*loan.store)?;
-            match function.call_async(&mut *loan.store, ()).await {
-                Err(error) if name == START && is_success(&error) => self.report_exit(loan.store),
-                result => result?,
-            }
-            break;
+        };
+        loan.call = name;
+        let function = function::<(), (), H>(instance, loan.store, export)?;
+        match function.call_async(&mut *loan.store, ()).await {
+            Err(error) if *name == START && is_success(&error) => self.report_exit(loan.store),
+            result => result?,
         }
         Ok(instance)
     }
@@ -257,7 +253,26 @@ fn ran_code(error: &wasmtime::Error) -> bool {
         || error.is::<Timeout>()
 }
 
-fn check_exports(module: &Module) -> Result<(), LoadError> {
+/// Where a module has what an instance is asked for: by name each look-up costs more than a call.
+pub(crate) struct Exports {
+    pub(crate) memory: ModuleExport,
+    pub(crate) handle_request: ModuleExport,
+    pub(crate) handle_response: ModuleExport,
+    /// The start function to call, with its name.
+    start: Option<(&'static str, ModuleExport)>,
+}
+
+/// An exported function, with its type.
+pub(crate) fn function<P: WasmParams, R: WasmResults, H: Host>(
+    instance: wasmtime::Instance,
+    store: &mut Store<Data<H>>,
+    export: &ModuleExport,
+) -> wasmtime::Result<TypedFunc<P, R>> {
+    let function = instance.get_module_export(&mut *store, export).and_then(Extern::into_func);
+    function.ok_or_else(|| wasmtime::Error::msg("is no function"))?.typed(&*store)
+}
+
+fn check_exports(module: &Module) -> Result<Exports, LoadError> {
     let functions: [(_, _, &[ValType], &[ValType]); 2] = [
         (EXPORT_HANDLE_REQUEST, "a function () -> i64", &[], &[ValType::I64]),
         (EXPORT_HANDLE_RESPONSE, "a function (i32, i32) -> ()", &[ValType::I32, ValType::I32], &[]),
@@ -285,7 +300,17 @@ fn check_exports(module: &Module) -> Result<(), LoadError> {
             check_export(module, name, "a function () -> ()", is_start)?;
         }
     }
-    Ok(())
+    let export = |name| {
+        let missing = LoadError::MissingExport { name, expected: "an export" };
+        module.get_export_index(name).ok_or(missing)
+    };
+    let mut start = [INITIALIZE, START].into_iter();
+    Ok(Exports {
+        memory: export(EXPORT_MEMORY)?,
+        handle_request: export(EXPORT_HANDLE_REQUEST)?,
+        handle_response: export(EXPORT_HANDLE_RESPONSE)?,
+        start: start.find_map(|name| Some((name, module.get_export_index(name)?))),
+    })
 }
 
 fn check_export(

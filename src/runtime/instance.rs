@@ -1,9 +1,9 @@
 //! One running guest: its store, the two functions of the ABI, and the rule that an exchange is
 //! lent to it for exactly one call.
 
-use wasmtime::{Memory, Store, Trap, TypedFunc};
+use wasmtime::{Extern, Memory, ModuleExport, Store, Trap, TypedFunc};
 
-use super::guest::Settings;
+use super::guest::{Exports, Settings, function};
 use super::wasi::Wasi;
 use super::{Limiter, backtrace, describe};
 use crate::abi::{EXPORT_HANDLE_REQUEST, EXPORT_HANDLE_RESPONSE, Features, Next};
@@ -51,28 +51,31 @@ impl<H: Host> Embed for Data<H> {
 pub struct Instance<H: Host> {
     store: Store<Data<H>>,
     memory: Memory,
-    // Kept, because looking them up by name costs more than calling them.
+    // Kept, because looking them up costs more than calling them.
     handle_request: TypedFunc<(), u64>,
-    handle_response: TypedFunc<(u32, u32), ()>,
+    handle_response: Option<TypedFunc<(u32, u32), ()>>,
+    /// Where that is until it is needed: an instance that serves one request may never come to it.
+    response_at: (wasmtime::Instance, ModuleExport),
 }
 
 impl<H: Host> Instance<H> {
     pub(crate) fn new(
         mut store: Store<Data<H>>,
         instance: wasmtime::Instance,
+        exports: &Exports,
     ) -> Result<Self, LoadError> {
         let failed = |error| LoadError::Instantiate(describe(&error));
-        let no_memory = || LoadError::Instantiate("no memory".into());
+        let memory = instance.get_module_export(&mut store, &exports.memory);
+        let memory = memory.and_then(Extern::into_memory);
+        let memory = memory.ok_or_else(|| LoadError::Instantiate("no memory".into()))?;
+        // Host functions need not look it up.
+        store.data_mut().memory = Some(memory);
         Ok(Instance {
-            memory: instance
-                .get_memory(&mut store, crate::abi::EXPORT_MEMORY)
-                .ok_or_else(no_memory)?,
-            handle_request: instance
-                .get_typed_func(&mut store, EXPORT_HANDLE_REQUEST)
+            memory,
+            handle_request: function(instance, &mut store, &exports.handle_request)
                 .map_err(failed)?,
-            handle_response: instance
-                .get_typed_func(&mut store, EXPORT_HANDLE_RESPONSE)
-                .map_err(failed)?,
+            handle_response: None,
+            response_at: (instance, exports.handle_response),
             store,
         })
     }
@@ -96,7 +99,18 @@ impl<H: Host> Instance<H> {
     ) -> Result<(), CallError> {
         let arguments = (ctx, u32::from(is_error));
         let loan = Loan::begin(&mut self.store, host, Phase::Response, EXPORT_HANDLE_RESPONSE)?;
-        let result = self.handle_response.call_async(&mut *loan.store, arguments).await;
+        let (instance, export) = self.response_at;
+        let found = match self.handle_response.take() {
+            Some(function) => Ok(function),
+            None => function(instance, loan.store, &export),
+        };
+        let result = match found {
+            Ok(function) => {
+                let function = self.handle_response.insert(function);
+                function.call_async(&mut *loan.store, arguments).await
+            }
+            Err(error) => Err(error),
+        };
         loan.end(result)
     }
 
