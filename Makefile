@@ -96,7 +96,7 @@ demo-check: ## run the README's curl lines against a demo server and compare wha
 ##@ Test (one nginx and module only: NGINX=/path/nginx MODULE=/path/module.so; some files only: TESTS=t/wasm_uri.t)
 
 .PHONY: test
-test: deps deps-test check unittest nginxtest fuzz-smoke guests module module-1.28 t clitest tck conformance differential hostile soak configtest demo-check ## install what is missing and run all tests
+test: deps deps-test check unittest nginxtest fuzz-smoke guests module module-1.28 t clitest tck conformance differential hostile soak status-load configtest demo-check ## install what is missing and run all tests
 test: ROUNDS = 1
 test: WINDOW = 100ms
 test: LIMIT = 300ms
@@ -261,6 +261,14 @@ soak: guests $(RUNS:%=soak-%) ## send mixed requests, then reload under load: no
 soak-given soak-debian soak-1.28: soak-%:
 	@$(call built,$(run_module_$*))
 	timeout -k 10 21600 t/soak/run.sh -requests $(REQUESTS) -reloads $(RELOADS) $(run_nginx_$*) $(run_module_$*)
+
+.PHONY: status-load
+status-load: guests $(RUNS:%=status-load-%) ## load four workers, kill one, compare the status with what clients counted (REQUESTS=1000000); pictures in target/status
+
+.PHONY: status-load-given status-load-debian status-load-1.28
+status-load-given status-load-debian status-load-1.28: status-load-%:
+	@$(call built,$(run_module_$*))
+	timeout -k 10 21600 t/soak/run.sh -status -requests $(REQUESTS) -shots target/status $(run_nginx_$*) $(run_module_$*)
 
 ##@ Package
 
