@@ -275,14 +275,15 @@ status-load-given status-load-debian status-load-1.28: status-load-%:
 VERSION = $(shell sed -n '0,/^version = "\(.*\)"/s//\1/p' Cargo.toml)
 
 .PHONY: deb
-deb: module ## pack the release module for Debian's nginx: target/deb/libnginx-mod-http-wasm-handler_*.deb
-	@pkg/build-deb $(VERSION) $(DEBIAN_MODULE) $(CURDIR)/target/deb
+deb: module cli ## pack the release module for Debian's nginx and the command-line program: two packages in target/deb
+	@$(call install,dpkg-dev debhelper)
+	@pkg/build-deb $(VERSION) $(DEBIAN_MODULE) $(CURDIR)/target/http-wasm $(CURDIR)/target/deb
 
 # Root, because it makes a root directory of its own.
 .PHONY: debtest
-debtest: deb ## install the package into a clean Debian 12, serve with it, remove it
-	@$(call install,mmdebstrap)
-	$(SUDO) timeout -k 10 600 pkg/test-deb target/deb/*.deb tests/guests/examples/auth.wat 'WWW-Authenticate: Basic realm="test"'
+debtest: deb ## install the packages into a clean Debian 12, serve with them, remove them
+	@$(call install,lintian mmdebstrap)
+	$(SUDO) timeout -k 10 600 pkg/test-deb target/deb tests/guests/examples/auth.wat 'WWW-Authenticate: Basic realm="test"'
 
 .PHONY: configtest
 configtest: nginx-1.28 ## build nginx 1.28 with its own --add-dynamic-module, install it, serve with it
