@@ -96,7 +96,7 @@ demo-check: ## run the README's curl lines against a demo server and compare wha
 ##@ Test (one nginx and module only: NGINX=/path/nginx MODULE=/path/module.so; some files only: TESTS=t/wasm_uri.t)
 
 .PHONY: test
-test: deps deps-test check unittest nginxtest fuzz-smoke guests module module-1.28 t clitest tck conformance differential hostile soak configtest demo-check ## install what is missing and run all tests
+test: deps deps-test check unittest nginxtest fuzz-smoke guests module module-1.28 t clitest tck conformance differential hostile soak status-load configtest demo-check ## install what is missing and run all tests
 test: ROUNDS = 1
 test: WINDOW = 100ms
 test: LIMIT = 300ms
@@ -262,19 +262,28 @@ soak-given soak-debian soak-1.28: soak-%:
 	@$(call built,$(run_module_$*))
 	timeout -k 10 21600 t/soak/run.sh -requests $(REQUESTS) -reloads $(RELOADS) $(run_nginx_$*) $(run_module_$*)
 
+.PHONY: status-load
+status-load: guests $(RUNS:%=status-load-%) ## load four workers, kill one, compare the status with what clients counted (REQUESTS=1000000); pictures in target/status
+
+.PHONY: status-load-given status-load-debian status-load-1.28
+status-load-given status-load-debian status-load-1.28: status-load-%:
+	@$(call built,$(run_module_$*))
+	timeout -k 10 21600 t/soak/run.sh -status -requests $(REQUESTS) -shots target/status $(run_nginx_$*) $(run_module_$*)
+
 ##@ Package
 
 VERSION = $(shell sed -n '0,/^version = "\(.*\)"/s//\1/p' Cargo.toml)
 
 .PHONY: deb
-deb: module ## pack the release module for Debian's nginx: target/deb/libnginx-mod-http-wasm-handler_*.deb
-	@pkg/build-deb $(VERSION) $(DEBIAN_MODULE) $(CURDIR)/target/deb
+deb: module cli ## pack the release module for Debian's nginx and the command-line program: two packages in target/deb
+	@$(call install,dpkg-dev debhelper)
+	@pkg/build-deb $(VERSION) $(DEBIAN_MODULE) $(CURDIR)/target/http-wasm $(CURDIR)/target/deb
 
 # Root, because it makes a root directory of its own.
 .PHONY: debtest
-debtest: deb ## install the package into a clean Debian 12, serve with it, remove it
-	@$(call install,mmdebstrap)
-	$(SUDO) timeout -k 10 600 pkg/test-deb target/deb/*.deb tests/guests/examples/auth.wat 'WWW-Authenticate: Basic realm="test"'
+debtest: deb ## install the packages into a clean Debian 12, serve with them, remove them
+	@$(call install,lintian mmdebstrap)
+	$(SUDO) timeout -k 10 600 pkg/test-deb target/deb tests/guests/examples/auth.wat 'WWW-Authenticate: Basic realm="test"'
 
 .PHONY: configtest
 configtest: nginx-1.28 ## build nginx 1.28 with its own --add-dynamic-module, install it, serve with it

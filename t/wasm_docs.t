@@ -220,12 +220,13 @@ sub check_commands {
 
 	my $makefile = slurp(repo() . '/Makefile');
 	my ($enum) = slurp(repo() . '/src/cli/args.rs') =~ /^pub\S* enum Command \{$(.*?)^\}$/ms;
+	my %runs = map { $_ => 1 } slurp(repo() . '/tests/cli/docs.rs') =~ /"([\w\/]+\.md)"/g;
 	my %verbs = map { lc $_ => 1 } $enum =~ /^    ([A-Z]\w*)/mg;
 	for my $command (grep { /\S/ } split /\n/, $b->{text}) {
 		my ($target) = $command =~ /(?:^|; )(?:\w+=\S+ )*make ([\w-]+)$/;
 		my ($verb) = $command =~ /^http-wasm ([\w-]+) /;
-		ok($target ? $makefile =~ /^\Q$target\E:.* ## /m : $verb && $verbs{$verb},
-			"$b->{place}: \"$command\" is a target of the Makefile, or of http-wasm");
+		ok($target ? $makefile =~ /^\Q$target\E:.* ## /m : $verb && $verbs{$verb} && $runs{ $b->{page} },
+			"$b->{place}: \"$command\" is a target of the Makefile, or run by tests/cli/docs.rs");
 	}
 }
 

@@ -121,7 +121,7 @@ $r = curl('/status');
 is(status($r), 200, 'page');
 is(header($r, 'Content-Type'), 'text/html; charset=utf-8', 'its type');
 is(() = content($r) =~ /<article>/g, 4, 'a card for each guest');
-like(content($r), qr{<h2>trap <span class="bad">1 failed</span></h2>}, 'says what is wrong');
+like(content($r), qr{<h2>trap <span class="bad">1 of 1 failed</span></h2>}, 'says what is wrong');
 
 $r = curl('-I', '/status');
 is(status($r), 200, 'HEAD');

@@ -20,7 +20,7 @@ use Test::Nginx::Wasm;
 select STDERR; $| = 1;
 select STDOUT; $| = 1;
 
-my $t = Test::Nginx->new()->has(qw/http/)->plan(13);
+my $t = Test::Nginx->new()->has(qw/http/)->plan(14);
 
 $t->write_file_expand('nginx.conf', <<'EOF');
 
@@ -87,7 +87,8 @@ my $page = browse('/frame.html?noscript', '--virtual-time-budget=1000');
 is(figure($page, 'looks', 'Requests'), 1, 'without JavaScript: one request');
 is(figure($page, 'a-guest', 'Requests'), 3, 'figures');
 is(figure($page, 'trap', 'Failed: trap'), 2, 'failures');
-like($page, qr{<h2>trap <span class="bad">2 failed</span></h2>}, 'at a glance');
+like($page, qr{<h2>trap <span class="bad">2 of 2 failed</span></h2>}, 'at a glance');
+like($page, qr{<p class="all">3 guests in 1 worker:\s+6 requests, 1 in flight, 0 waiting,\s+2 failed</p>}, 'all of them');
 like($page, qr/ refreshes</, 'refreshed by the browser');
 
 $page = browse('/status', '--virtual-time-budget=9000');

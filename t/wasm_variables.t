@@ -20,7 +20,7 @@ use Test::Nginx::Wasm;
 select STDERR; $| = 1;
 select STDOUT; $| = 1;
 
-my $t = Test::Nginx->new()->has(qw/http proxy map/)->plan(34);
+my $t = Test::Nginx->new()->has(qw/http proxy map/)->plan(38);
 
 $t->write_file_expand('nginx.conf', <<'EOF');
 
@@ -66,6 +66,10 @@ http {
         location /busy/ { http_wasm pass.wat name=one; http_wasm_pool max=1 queue=0; proxy_pass http://127.0.0.1:8081/; }
         location /gone { http_wasm body.wat; empty_gif; }
         location /json { http_wasm json.wat; empty_gif; }
+        location /id-trap {
+            http_wasm trap.wat name=id-trap; http_wasm_breaker max_fails=1; add_header X-Id $request_id always;
+            error_log %%TESTDIR%%/id.log info; empty_gif;
+        }
         location /id { http_wasm pass.wat name=id; add_header X-Id $request_id; error_log %%TESTDIR%%/id.log info; empty_gif; }
     }
 }
@@ -174,6 +178,12 @@ like(logged('/pass'), qr/\|17\|/, 'has its own');
 my $id = header(curl('/id'), 'X-Id');
 like($id, qr/^[0-9a-f]{32}$/, 'request id');
 ok(wait_until(sub { $t->read_file('id.log') =~ /guest "id", request_id $id: seen user/ }), 'with what the guest logged');
+
+$id = header(curl('/id-trap'), 'X-Id');
+like($id, qr/^[0-9a-f]{32}$/, 'request id of a failure');
+for my $line ('handle_request: wasm trap', '  0: 0x', 'failed 1 times in a row') {
+	ok(wait_until(sub { $t->read_file('id.log') =~ /guest "id-trap", request_id $id: \Q$line\E/ }), "with $line");
+}
 
 is($t->read_file('quiet.log') =~ /\[info\]/ ? 1 : 0, 0, 'the error log keeps its level');
 

@@ -85,6 +85,11 @@ impl MainConf {
         r.main_conf(super::ctx_index())
     }
 
+    /// `$request_id`, where the configuration uses it.
+    pub(crate) fn request_id_of<'a>(r: Request) -> Option<&'a [u8]> {
+        r.variable(MainConf::of(r)?.request_id?)
+    }
+
     /// Which variables the configuration uses, once it has been read.
     pub(crate) fn set_used(&mut self, used: Used) {
         self.wanted = used.wanted;

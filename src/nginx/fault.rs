@@ -7,7 +7,7 @@ use std::time::Duration;
 use nginx_sys::ngx_int_t;
 
 use super::ffi::{INTERNAL_SERVER_ERROR, SERVICE_UNAVAILABLE};
-use super::log::{ERR, Escaped, Log};
+use super::log::{ERR, Escaped, Log, Who};
 use crate::error::{CallError, Cause, Denial, Denied, LoadError, Rule};
 use crate::host::Refusal;
 use crate::status::cells::Failure;
@@ -114,15 +114,12 @@ impl Fault {
 
     /// One line for the reason, one for each frame of the guest's stack. `suppressed` is how many of
     /// its kind were not logged since the last one that was.
-    pub(crate) fn log(&self, name: &str, suppressed: u64, log: Log) {
+    pub(crate) fn log(&self, who: &Who<'_>, suppressed: u64, log: Log) {
         let text = self.to_string();
         let text = Escaped(text.as_bytes());
         match suppressed {
-            0 => log.write(ERR, format_args!("http_wasm guest \"{name}\": {text}")),
-            _ => log.write(
-                ERR,
-                format_args!("http_wasm guest \"{name}\": {text} ({suppressed} more suppressed)"),
-            ),
+            0 => log.write(ERR, format_args!("{who}: {text}")),
+            _ => log.write(ERR, format_args!("{who}: {text} ({suppressed} more suppressed)")),
         }
         let backtrace = match self {
             Fault::Call(error) => error.backtrace(),
@@ -130,10 +127,7 @@ impl Fault {
             Fault::Ticker(_) | Fault::Timeout(_) | Fault::Busy | Fault::Resting(_) => None,
         };
         for frame in backtrace.iter().flat_map(|frames| frames.lines()) {
-            log.write(
-                ERR,
-                format_args!("http_wasm guest \"{name}\":   {}", Escaped(frame.as_bytes())),
-            );
+            log.write(ERR, format_args!("{who}:   {}", Escaped(frame.as_bytes())));
         }
     }
 }

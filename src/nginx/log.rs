@@ -29,6 +29,23 @@ const fn number(level: Level) -> ngx_uint_t {
     }
 }
 
+/// How a line names its guest, and the request where that has a `$request_id`. Before the text, which
+/// may say what it likes.
+pub(crate) struct Who<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) request_id: Option<&'a [u8]>,
+}
+
+impl fmt::Display for Who<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "http_wasm guest \"{}\"", self.name)?;
+        match self.request_id {
+            Some(id) => write!(f, ", request_id {}", Escaped(id)),
+            None => Ok(()),
+        }
+    }
+}
+
 /// A log of nginx's: a connection's or the cycle's.
 #[derive(Clone, Copy)]
 pub(crate) struct Log(*mut ngx_log_t);
@@ -71,8 +88,7 @@ impl Log {
         }
     }
 
-    /// Writes what a guest said, escaped and with its name, in as many lines as it takes. With
-    /// `$request_id` where there is one, before the text, which may say what it likes.
+    /// Writes what a guest said, escaped and with its name, in as many lines as it takes.
     pub(crate) fn guest(self, level: Level, name: &str, request_id: Option<&[u8]>, message: &[u8]) {
         let level = number(level);
         if !self.enabled_at(level) {
@@ -80,14 +96,11 @@ impl Log {
         }
         let text = Escaped(message).to_string();
         let mut rest = text.as_str();
-        let request = match request_id {
-            Some(id) => format!(", request_id {}", Escaped(id)),
-            None => String::new(),
-        };
+        let who = Who { name, request_id };
         loop {
             let cut = rest.floor_char_boundary(LINE);
             let (line, tail) = rest.split_at(cut);
-            self.write(level, format_args!("http_wasm guest \"{name}\"{request}: {line}"));
+            self.write(level, format_args!("{who}: {line}"));
             rest = tail;
             if rest.is_empty() {
                 return;

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use nginx_sys::ngx_event_t;
 
+use super::conf::MainConf;
 use super::ctx::Ctx;
 use super::exchange::Exchange;
 use super::fault::{Fault, Kind};
 use super::ffi::{self, guard};
-use super::log::{ERR, Escaped, INFO, Log, NOTICE, WARN};
+use super::log::{ERR, Escaped, INFO, Log, NOTICE, WARN, Who};
+use super::request::Request;
 use super::slots::Slots;
 use super::status::{Held, Meter, Metered};
 use super::timer::Timer;
@@ -301,15 +303,18 @@ impl Plugin {
     }
 
     /// It did not: says so, and takes it out of service when that is the rule.
-    pub(crate) fn failed(&self, pass: Pass, fault: &Fault, log: Log) {
+    pub(crate) fn failed(&self, pass: Pass, fault: &Fault, r: Request) {
+        let log = r.log();
         self.meter.count(Counter::Failed(fault.cause()));
         // Who debugs, be it one connection (debug_connection), wants to see them all.
         let said = match log.enabled(Level::Debug) {
             true => Some(0),
             false => self.said.borrow_mut().say(fault.kind(), worker::now()),
         };
+        // Looked up only for a line that is written.
+        let who = || Who { name: &self.name, request_id: MainConf::request_id_of(r) };
         if let Some(suppressed) = said {
-            fault.log(&self.name, suppressed, log);
+            fault.log(&who(), suppressed, log);
         }
         if !fault.is_the_guests() {
             return;
@@ -321,9 +326,9 @@ impl Plugin {
             log.write(
                 ERR,
                 format_args!(
-                    "http_wasm guest \"{}\": failed {fails} times in a row and is not called for \
-                     {} ms; the last time: {}",
-                    self.name,
+                    "{}: failed {fails} times in a row and is not called for {} ms; the last \
+                     time: {}",
+                    who(),
                     backoff.as_millis(),
                     Escaped(last.as_bytes())
                 ),

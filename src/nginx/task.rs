@@ -245,7 +245,7 @@ async fn response(mut lease: Lease, ctx: Rc<Ctx>, guest_ctx: u32) -> Called {
 }
 
 fn failed(plugin: &Plugin, ctx: &Ctx, fault: &Fault) -> Called {
-    plugin.failed(ctx.pass.get(), fault, ctx.log());
+    plugin.failed(ctx.pass.get(), fault, ctx.request());
     ctx.note(|record| record.outcome = Some(Outcome::Failed(fault.cause())));
     Called::Failed(fault.status())
 }

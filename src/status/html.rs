@@ -25,6 +25,12 @@ impl Page<'_> {
         text
     }
 
+    /// Of all guests together: requests, in flight, waiting, failed.
+    fn all(&self) -> (String, String, String, String) {
+        let sum = |of: fn(&Guest) -> u64| self.number(&self.report.guests.iter().map(of).sum());
+        (sum(|g| g.requests), sum(|g| g.in_flight), sum(|g| g.waiting), sum(|g| g.failed))
+    }
+
     fn time(&self, seconds: &Option<f64>) -> String {
         seconds.map_or_else(|| "–".to_owned(), |seconds| self.duration(&seconds))
     }

@@ -4,10 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"time"
 )
 
 // runCurves measures how costs grow.
@@ -243,16 +241,13 @@ func locationsCurves(s *Settings) ([]Curve, error) {
 
 // testConfiguration is how long "nginx -t" takes, in milliseconds.
 func testConfiguration(s *Settings, server string) (float64, error) {
-	prefix := filepath.Join(s.Dir, server)
 	var times []float64
 	for range 3 {
-		began := time.Now()
-		out, err := exec.Command(s.Nginx, "-t", "-q", "-p", prefix, "-c", filepath.Join(prefix, "nginx.conf"),
-			"-e", "test.log").CombinedOutput()
+		took, _, err := testOnce(s, filepath.Join(s.Dir, server))
 		if err != nil {
-			return 0, fmt.Errorf("nginx -t: %w\n%s", err, out)
+			return 0, err
 		}
-		times = append(times, time.Since(began).Seconds()*1000)
+		times = append(times, took)
 	}
 
 	return stat(times).Median, nil

@@ -46,9 +46,15 @@ func pickCPUs(s *Settings) error {
 	return nil
 }
 
+// everyCPU leaves a command on all of them.
+const everyCPU = -1
+
 // pinned is a command on one core.
 func pinned(cpu int, name string, args ...string) *exec.Cmd {
-	cmd := exec.Command("taskset", append([]string{"-c", strconv.Itoa(cpu), name}, args...)...)
+	cmd := exec.Command(name, args...)
+	if cpu != everyCPU {
+		cmd = exec.Command("taskset", append([]string{"-c", strconv.Itoa(cpu), name}, args...)...)
+	}
 	// Nothing is left behind when the benchmark is killed.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 

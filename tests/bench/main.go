@@ -42,7 +42,7 @@ func main() {
 	flag.StringVar(&s.Guests, "guests", "", "directory of the guests")
 	flag.StringVar(&s.Dir, "dir", "", "directory for everything that is written")
 	flag.BoolVar(&s.Quick, "quick", false, "a smoke run: one round, short curves")
-	flag.StringVar(&s.Only, "only", "", "comma-separated keys of jobs and curves")
+	flag.StringVar(&s.Only, "only", "", "comma-separated keys of jobs and curves, or reload")
 	page := flag.String("page", "", "write the page into this directory from the last run, and measure nothing")
 	flag.Parse()
 
@@ -88,6 +88,9 @@ func run(s *Settings, results string) error {
 	}
 	if err := runCurves(s, report); err != nil {
 		return err
+	}
+	if err := runReload(s, report); err != nil {
+		return fmt.Errorf("reload: %w", err)
 	}
 	report.Targets = targets(report)
 	printTargets(os.Stdout, report.Targets)

@@ -78,6 +78,19 @@ func writePage(dir, results string) error {
 		}
 	}
 
+	if r.Reload != nil {
+		fmt.Fprintf(&page, "\n## Reload\n\n%s. %s\n", r.Reload.title(), reloadMethod)
+		tableRow(&page, reloadColumns)
+		page.WriteString(strings.Repeat("|---", len(reloadColumns)) + "|\n")
+		for i := range r.Reload.Rows {
+			tableRow(&page, r.Reload.Rows[i].cells())
+		}
+		page.WriteString("\n")
+		for _, note := range r.Reload.notes() {
+			fmt.Fprintf(&page, "- %s\n", note)
+		}
+	}
+
 	return os.WriteFile(filepath.Join(dir, "benchmarks.md"), []byte(page.String()), 0o644)
 }
 
@@ -89,6 +102,13 @@ worker were on the core (` + "`/proc/PID/schedstat`" + `), over the requests tha
 nginx without the job in the same round. Before anything is timed, every peer's answer is compared with the one
 expected, and so is what reaches a backend. Guests in WAT, Rust and Go, the native module and the scripts are in
 [tests/bench](../tests/bench).
+`
+
+const reloadMethod = `Time is from SIGHUP to the first answer of a new
+worker, through the guest where there is one; the ways to reload follow each other in every round. nginx itself has its
+new workers beside the old ones for 100 ms. A cache is warm when "nginx -t" has run before, as it should before every
+reload. How many guests were compiled is what the logs say, and the run fails when it
+is not what is expected here, or when another guest serves than the one in the file (its digest in ` + "`http_wasm_status`" + `).
 `
 
 func tableRow(page *strings.Builder, cells []string) {

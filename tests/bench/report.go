@@ -14,6 +14,7 @@ type Report struct {
 	Quick   bool
 	Jobs    []JobResult
 	Curves  []Curve
+	Reload  *Reload
 	Targets []Target
 }
 

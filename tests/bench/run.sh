@@ -28,6 +28,9 @@ done
 GOOS=wasip1 GOARCH=wasm go -C "$src/guests/go" build -buildmode=c-shared -buildvcs=false -trimpath -ldflags='-s -w' \
     -o "$guests/go.wasm" .
 
+GOOS=wasip1 GOARCH=wasm go -C "$src/guests/go" build -buildmode=c-shared -buildvcs=false -trimpath -ldflags='-s -w' \
+    -o "$guests/large.wasm" ./large
+
 target=wasm32-wasip1
 test -d "$(rustc --print target-libdir --target $target)" || rustup target add $target
 # In the folder of the workspace: its settings are not those of the module.

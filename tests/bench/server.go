@@ -164,11 +164,11 @@ func startNginx(s *Settings, name string, cpu int, conf string, port int) (*Serv
 	// The master listens before it forks.
 	children := ""
 	for range 500 {
-		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", server.cmd.Process.Pid))
-		if err != nil {
+		var err error
+		if children, err = server.children(); err != nil {
 			return nil, err
 		}
-		if children = strings.TrimSpace(string(text)); children != "" {
+		if children != "" {
 			break
 		}
 		time.Sleep(10 * time.Millisecond)
@@ -180,6 +180,12 @@ func startNginx(s *Settings, name string, cpu int, conf string, port int) (*Serv
 	}
 
 	return server, nil
+}
+
+// children are the process ids of a master's workers.
+func (s *Server) children() (string, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", s.cmd.Process.Pid))
+	return strings.TrimSpace(string(text)), err
 }
 
 // startSelf runs this program with a subcommand, which gets its orders on its standard input.
@@ -282,18 +288,21 @@ func (s *Server) cpuNanos() (int64, error) {
 	return sum, nil
 }
 
-// Memory is what a process costs the machine, in kilobytes: pages that are its own, and page tables.
-type Memory struct{ Private, Tables int }
+// Memory is what a process costs the machine, in kilobytes: pages that are its own, and page tables. RSS counts pages
+// that it shares, too.
+type Memory struct{ Private, Tables, RSS int }
 
 func (m Memory) total() int { return m.Private + m.Tables }
 
-func (s *Server) memory() (Memory, error) {
+func (s *Server) memory() (Memory, error) { return memoryOf(s.pid) }
+
+func memoryOf(pid int) (Memory, error) {
 	var m Memory
-	rollup, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", s.pid))
+	rollup, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
 	if err != nil {
 		return m, err
 	}
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.pid))
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return m, err
 	}
@@ -308,6 +317,8 @@ func (s *Server) memory() (Memory, error) {
 			m.Private += value
 		case "VmPTE:":
 			m.Tables += value
+		case "VmRSS:":
+			m.RSS += value
 		}
 	}
 

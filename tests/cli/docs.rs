@@ -1,7 +1,7 @@
-//! Every sample of docs/cli.md prints what the page says.
+//! Every sample of docs/cli.md prints what the page says, and every command of it and of README.md succeeds.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
 
 use crate::support::{file, folder};
 
@@ -16,14 +16,7 @@ struct Sample<'a> {
 #[test]
 fn the_samples_of_the_manual_print_what_it_says() {
     let page = std::fs::read_to_string(file("docs/cli.md")).expect("the page");
-    let folder = folder();
-    // Beside the guests that the page speaks of, and the files that it has in it.
-    let guests = folder.path().join("guests");
-    std::fs::create_dir(&guests).expect("a folder");
-    for entry in std::fs::read_dir(file("nginx-conf/guests")).expect("a folder") {
-        let from = entry.expect("an entry").path();
-        std::fs::copy(&from, guests.join(from.file_name().expect("a name"))).expect("a file");
-    }
+    let folder = with_guests();
     for (name, text) in files(&page) {
         std::fs::write(folder.path().join(name), text).expect("a file");
     }
@@ -34,15 +27,54 @@ fn the_samples_of_the_manual_print_what_it_says() {
     }
 }
 
-fn check(folder: &Path, sample: &Sample) {
+#[test]
+fn commands_that_are_shown_without_output_succeed() {
+    let folder = with_guests();
+    // What goes to the system goes below the folder.
+    for place in ["etc/bash_completion.d", "usr/local/share/man/man1"] {
+        std::fs::create_dir_all(folder.path().join(place)).expect("a folder");
+    }
+    for page in ["README.md", "docs/cli.md"] {
+        let text = std::fs::read_to_string(file(page)).expect("the page");
+        let blocks = text.split("```sh\n").skip(1).filter_map(|part| part.split("\n```").next());
+        let commands: Vec<_> =
+            blocks.flat_map(str::lines).filter(|line| line.starts_with("http-wasm ")).collect();
+        assert!(commands.len() >= 2, "{page}: {commands:?}");
+        for command in commands {
+            let output = run(folder.path(), &command.replace(" > /", " > "));
+            assert!(output.status.success(), "{page}: {command}: {output:?}");
+        }
+    }
+    for made in ["etc/bash_completion.d/http-wasm", "usr/local/share/man/man1/http-wasm.1"] {
+        assert!(folder.path().join(made).metadata().is_ok_and(|it| it.len() > 0), "{made}");
+    }
+}
+
+/// A folder with the guests that the pages speak of.
+fn with_guests() -> tempfile::TempDir {
+    let folder = folder();
+    let guests = folder.path().join("guests");
+    std::fs::create_dir(&guests).expect("a folder");
+    for entry in std::fs::read_dir(file("nginx-conf/guests")).expect("a folder") {
+        let from = entry.expect("an entry").path();
+        std::fs::copy(&from, guests.join(from.file_name().expect("a name"))).expect("a file");
+    }
+    folder
+}
+
+fn run(folder: &Path, command: &str) -> Output {
     let program = Path::new(env!("CARGO_BIN_EXE_http-wasm")).parent().expect("a folder");
     let path = std::env::var("PATH").expect("a path");
-    let output = Command::new("sh")
-        .args(["-c", &format!("exec 2>&1; {}", sample.command)])
+    Command::new("sh")
+        .args(["-c", &format!("exec 2>&1; {command}")])
         .current_dir(folder)
         .env("PATH", format!("{}:{path}", program.display()))
         .output()
-        .expect("sh runs");
+        .expect("sh runs")
+}
+
+fn check(folder: &Path, sample: &Sample) {
+    let output = run(folder, sample.command);
     let printed = String::from_utf8(output.stdout).expect("text");
     let mut lines = printed.lines();
     let mut rest = sample.expected.iter();
