@@ -294,7 +294,7 @@ configtest: nginx-1.28 ## build nginx 1.28 with its own --add-dynamic-module, in
 .PHONY: bench
 bench: deps deps-bench $(if $(MODULE),nginx-debian,module) ## install and build the peers, measure all side by side in one run, print; WRITE=1 writes docs/benchmarks.md
 	@$(call built,$(or $(run_module_given),$(DEBIAN_MODULE)))
-	timeout -k 10 2400 tests/bench/run.sh $(DEBIAN_NGINX) $(or $(run_module_given),$(DEBIAN_MODULE)) $(DEBIAN_TREE) \
+	timeout -k 10 5400 tests/bench/run.sh $(DEBIAN_NGINX) $(or $(run_module_given),$(DEBIAN_MODULE)) $(DEBIAN_TREE) \
 		$(if $(QUICK),-quick) $(if $(ONLY),-only $(ONLY))
 	$(if $(WRITE),@$(MAKE) --no-print-directory bench-page)
 

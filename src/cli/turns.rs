@@ -49,7 +49,7 @@ impl Turns {
         slice: Duration,
         limit: Duration,
     ) -> Result<Self, Failure> {
-        let ticker = Ticker::start(engine, slice)
+        let ticker = Ticker::start(engine, slice, || ())
             .map_err(|error| Failure::new(format!("cannot start a thread: {error}")))?;
         let turns = Turns::unlimited(engine)?;
         Ok(Turns { limit: Some(limit), _ticker: Some(ticker), ..turns })

@@ -182,7 +182,11 @@ func runTable(s *Settings, report *Report) (err error) {
 	fmt.Printf("%d peers in %d jobs give the answers expected of them\n\n", len(cells), len(all))
 
 	for _, job := range all {
-		for round := range s.Rounds {
+		rounds := s.Rounds
+		if job.Fine && !s.Quick {
+			rounds *= 3
+		}
+		for round := range rounds {
 			for i := range byJob[job] {
 				// Each round begins with another peer.
 				c := byJob[job][(i+round)%len(byJob[job])]

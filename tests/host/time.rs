@@ -37,7 +37,7 @@ const ENDLESS: &str = r#"(module (memory (export "memory") 1)
 #[test]
 fn an_endless_loop_gives_way_and_is_stopped() {
     let (engine, guest) = guest(ENDLESS, MS, 20 * MS);
-    let _ticker = Ticker::start(&engine, MS).expect("a thread");
+    let _ticker = Ticker::start(&engine, MS, || ()).expect("a thread");
     let mut instance = block_on(guest.start(host())).expect("starts");
     let mut call = pin!(instance.handle_request(host()));
     let mut context = Context::from_waker(Waker::noop());
@@ -61,7 +61,7 @@ fn an_endless_loop_gives_way_and_is_stopped() {
 #[test]
 fn a_guest_stopped_for_its_time_is_poisoned() {
     let (engine, guest) = guest(ENDLESS, MS, MS);
-    let _ticker = Ticker::start(&engine, MS).expect("a thread");
+    let _ticker = Ticker::start(&engine, MS, || ()).expect("a thread");
     let mut instance = block_on(guest.start(host())).expect("starts");
     let _turn = engine.pace().turn(Duration::ZERO);
     let error = block_on(instance.handle_request(host())).expect_err("is stopped");
@@ -84,7 +84,7 @@ fn the_epoch_of_another_turn_costs_a_guest_nothing() {
 #[test]
 fn an_idle_ticker_sleeps_and_is_woken_by_a_turn() {
     let (engine, guest) = guest(ENDLESS, MS, 5 * MS);
-    let _ticker = Ticker::start(&engine, MS).expect("a thread");
+    let _ticker = Ticker::start(&engine, MS, || ()).expect("a thread");
     while !engine.pace().is_asleep() {
         std::thread::yield_now();
     }
