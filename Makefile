@@ -34,7 +34,7 @@ BUILD_PACKAGES := ca-certificates curl gcc libc6-dev libclang-dev make nginx ngi
 TEST_PACKAGES  := chromium-headless-shell clang docker-registry libfcgi-perl libio-socket-ssl-perl lld llvm \
                   nghttp2-client nghttp2-server openssl perl python3 python3-prometheus-client wabt
 # Peers and tools of the benchmark.
-BENCH_PACKAGES := libnginx-mod-http-js libnginx-mod-http-lua linux-perf util-linux wabt wrk
+BENCH_PACKAGES := libnginx-mod-http-js libnginx-mod-http-lua linux-perf util-linux valgrind wabt wrk
 GO_VERSION     := 1.26
 SUDO           := $(if $(filter 0,$(shell id -u)),,sudo)
 

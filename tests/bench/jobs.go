@@ -48,6 +48,7 @@ const (
 	bare      = "nginx"
 	native    = "native Rust module"
 	oursWAT   = "ours, WAT"
+	oursGo    = "ours, Go"
 	oursFresh = "ours, WAT, fresh instance"
 	lua       = "Lua"
 	njs       = "njs"
@@ -67,7 +68,7 @@ func guestPeers(job string) []Peer {
 	return []Peer{
 		{Name: oursWAT, Kind: ours, Conf: "http_wasm %s/" + job + ".wat;"},
 		{Name: "ours, Rust", Kind: ours, Conf: "http_wasm %s/rust.wasm config=" + job + ";"},
-		{Name: "ours, Go", Kind: ours, Conf: "http_wasm %s/go.wasm config=" + job + ";"},
+		{Name: oursGo, Kind: ours, Conf: "http_wasm %s/go.wasm config=" + job + ";"},
 	}
 }
 

@@ -37,8 +37,8 @@ type Sample struct {
 	Instructions float64
 }
 
-// Stat is a median with its spread.
-type Stat struct{ Median, Min, Max float64 }
+// Stat is a median with its spread: the quartiles, and the greatest.
+type Stat struct{ Median, Low, High, Max float64 }
 
 func stat(values []float64) Stat {
 	if len(values) == 0 {
@@ -47,7 +47,9 @@ func stat(values []float64) Stat {
 	v := slices.Sorted(slices.Values(values))
 	mid := (v[(len(v)-1)/2] + v[len(v)/2]) / 2
 
-	return Stat{mid, v[0], v[len(v)-1]}
+	quarter := (len(v) - 1) / 4
+
+	return Stat{mid, v[quarter], v[len(v)-1-quarter], v[len(v)-1]}
 }
 
 // each is a statistic over the samples of two cells, which were taken in the same rounds.

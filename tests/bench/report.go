@@ -31,7 +31,7 @@ type Row struct {
 	RPS, Rate Stat
 	// CPU and Added are microseconds per request, in all and beyond nginx without the job.
 	CPU, Added Stat
-	// Instructions beyond nginx without the job, 0 if the machine does not count.
+	// Instructions in user space beyond nginx without the job, 0 if they are not counted.
 	Instructions float64
 	Does         string
 }
@@ -46,11 +46,18 @@ func (r *JobResult) row(peer string) *Row {
 	return nil
 }
 
-// over is the ratio of what two peers add; nothing when the other adds nothing that can be measured.
+// over is the ratio of what two peers add: of instructions where they are counted, which noise does not touch; nothing
+// when the other adds nothing that can be measured.
 func (r *JobResult) over(row *Row, peer string) string {
 	other := r.row(peer)
-	if other == nil || row == other || row.Peer == bare || other.Added.Median <= 0 {
+	if other == nil || row == other || row.Peer == bare {
 		return ""
+	}
+	if row.Instructions > 0 && other.Instructions > 0 {
+		return fmt.Sprintf("%.2f", row.Instructions/other.Instructions)
+	}
+	if row.Instructions != 0 || other.Instructions != 0 || other.Added.Low <= 0 {
+		return "–"
 	}
 
 	return fmt.Sprintf("%.2f", row.Added.Median/other.Added.Median)
@@ -83,11 +90,11 @@ func (r *JobResult) cells(row *Row) []string {
 }
 
 func spread(s Stat, digits int) string {
-	if s.Min == s.Max {
+	if s.Low == s.High {
 		return fmt.Sprintf("%.*f", digits, s.Median)
 	}
 
-	return fmt.Sprintf("%.*f (%.*f–%.*f)", digits, s.Median, digits, s.Min, digits, s.Max)
+	return fmt.Sprintf("%.*f (%.*f–%.*f)", digits, s.Median, digits, s.Low, digits, s.High)
 }
 
 func printJob(w io.Writer, r *JobResult) {
@@ -233,15 +240,21 @@ func targets(r *Report) []Target {
 		return 0, false
 	}
 	added := func(row *Row) float64 { return row.Added.Median }
+	instructions := func(row *Row) float64 { return row.Instructions }
 	rate := func(row *Row) float64 { return row.Rate.Median }
 
-	v, ok := ratio("headers", oursWAT, native, added)
-	atMost("(a) CPU added, ÷ native module", 2, v, ok)
-	v, ok = ratio("headers", oursWAT, lua, added)
-	atMost("(a) CPU added, ÷ Lua", 0.5, v, ok)
-	v, ok = ratio("headers", oursWAT, njs, added)
-	atMost("(a) CPU added, ÷ njs", 0.25, v, ok)
-	v, ok = value("headers", oursWAT, rate)
+	for _, t := range []struct {
+		what, peer string
+		limit      float64
+	}{{"native module", native, 2}, {"Lua", lua, 0.5}, {"njs", njs, 0.25}} {
+		v, ok := ratio("headers", oursWAT, t.peer, added)
+		job := r.job("headers")
+		ok = ok && job.row(t.peer).Added.Low > 0
+		atMost("(a) CPU added, ÷ "+t.what, t.limit, v, ok)
+		v, ok = ratio("headers", oursWAT, t.peer, instructions)
+		atMost("(a) instructions added in user space, ÷ "+t.what, t.limit, v, ok)
+	}
+	v, ok := value("headers", oursWAT, rate)
 	atLeast("(a) req/s ÷ nginx", 0.94, v, ok)
 	v, ok = ratio("headers", oursWAT, reference, rate)
 	atLeast("(a) req/s ÷ reference host", 4, v, ok)
@@ -253,7 +266,7 @@ func targets(r *Report) []Target {
 	atLeast("(e) 1 MB, req/s ÷ proxying", 0.9, v, ok)
 	if job := r.job("off"); job != nil && job.row("ours, off") != nil {
 		off, again := job.row("ours, off"), job.row("nginx, again")
-		noise := math.Max(math.Abs(again.Added.Min), math.Abs(again.Added.Max))
+		noise := math.Max(math.Abs(again.Added.Low), math.Abs(again.Added.High))
 		atMost("(f) CPU added, µs, against nginx compared with itself", noise, math.Abs(off.Added.Median), true)
 	}
 	v, ok = value("empty", oursWAT, added)

@@ -52,14 +52,14 @@ func (k Kind) modules(s *Settings) (top, http string) {
 
 // Cell is one peer doing one job: two ports of its server, one to be timed and one where answers are looked at.
 type Cell struct {
-	Job               *Job
-	Peer              *Peer
-	Timed, Checked    int
-	server            *Server
-	dir               string
-	samples           []Sample
-	rps, cpu, added   Stat
-	instructionsRatio float64
+	Job            *Job
+	Peer           *Peer
+	Timed, Checked int
+	server         *Server
+	dir            string
+	samples        []Sample
+	// instructions of one request, by callgrind; 0 where perf counts them or nobody does.
+	instructions float64
 }
 
 func (c *Cell) String() string { return c.Job.Key + ", " + c.Peer.Name }
@@ -99,8 +99,12 @@ func location(port int, conf, content, extra string) string {
 		port, conf, content, extra)
 }
 
-// nginxConf is everything around the server blocks. A third of the connections stays free: nginx closes idle ones when
-// there are few left.
+// connections of a server. A third of them stays free: nginx closes idle ones when there are few left.
+func connections(s *Settings) string {
+	return "worker_connections " + strconv.Itoa(3*s.maxInFlight()+512) + ";"
+}
+
+// nginxConf is everything around the server blocks.
 func nginxConf(s *Settings, kind Kind, up upstreams, blocks string) string {
 	user := ""
 	if os.Getuid() == 0 {
@@ -111,7 +115,7 @@ func nginxConf(s *Settings, kind Kind, up upstreams, blocks string) string {
 daemon off;
 pid nginx.pid;
 error_log error.log warn;
-events { worker_connections ` + strconv.Itoa(3*s.maxInFlight()+512) + `; }
+events { ` + connections(s) + ` }
 http {
     access_log off;
     default_type text/plain;
@@ -237,7 +241,7 @@ func (s *Server) start(port int) error {
 func (s *Server) stop() {
 	if s != nil && s.cmd.Process != nil {
 		_ = s.cmd.Process.Signal(syscall.SIGTERM)
-		for range 500 {
+		for range 1000 {
 			if s.cmd.Process.Signal(syscall.Signal(0)) != nil {
 				return
 			}

@@ -197,6 +197,13 @@ func runTable(s *Settings, report *Report) (err error) {
 				c.samples = append(c.samples, sample)
 			}
 		}
+		for _, c := range byJob[job] {
+			if c.counted() && (!s.Quick || c.Peer.Kind == plain || c.Peer.Name == oursWAT) {
+				if c.instructions, err = b.instructions(c); err != nil {
+					return err
+				}
+			}
+		}
 		result := jobResult(job, byJob[job])
 		report.Jobs = append(report.Jobs, result)
 		printJob(os.Stdout, &result)
@@ -209,13 +216,17 @@ func jobResult(job *Job, cells []*Cell) JobResult {
 	result := JobResult{Key: job.Key, Title: job.Title}
 	base := cells[0].samples
 	for _, c := range cells {
+		instructions := each(c.samples, base, func(a, b Sample) float64 { return a.Instructions - b.Instructions }).Median
+		if c.instructions != 0 {
+			instructions = c.instructions - cells[0].instructions
+		}
 		result.Rows = append(result.Rows, Row{
 			Peer:         c.Peer.Name,
 			RPS:          each(c.samples, base, func(a, _ Sample) float64 { return a.RPS }),
 			Rate:         each(c.samples, base, func(a, b Sample) float64 { return a.RPS / b.RPS }),
 			CPU:          each(c.samples, base, func(a, _ Sample) float64 { return a.CPU }),
 			Added:        each(c.samples, base, func(a, b Sample) float64 { return a.CPU - b.CPU }),
-			Instructions: each(c.samples, base, func(a, b Sample) float64 { return a.Instructions - b.Instructions }).Median,
+			Instructions: instructions,
 			Does:         c.Peer.Does,
 		})
 	}
