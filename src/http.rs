@@ -110,8 +110,7 @@ impl<'a> Target<'a> {
         };
         let target = Target::rooted(rest);
         let (path, _) = target.split();
-        let bad_escape = |at: usize| path[at] == b'%' && !is_escape(&path[at..]);
-        if (0..path.len()).any(bad_escape) {
+        if memchr::memchr_iter(b'%', path).any(|at| !is_escape(&path[at..])) {
             return Err(BadTarget::Escape);
         }
         Ok(target)
@@ -123,8 +122,16 @@ impl<'a> Target<'a> {
 
     /// Path, and query with its question mark.
     fn split(&self) -> (&'a [u8], &'a [u8]) {
-        let query = self.rest.iter().position(|&byte| byte == b'?');
+        let query = memchr::memchr(b'?', self.rest);
         self.rest.split_at(query.unwrap_or(self.rest.len()))
+    }
+
+    /// The target, if it has the normal form as it is; nearly all have.
+    pub fn as_normal(&self) -> Option<&'a [u8]> {
+        let (path, _) = self.split();
+        let is_normal = path.iter().all(|&byte| PLAIN[usize::from(byte)])
+            || illegal_bytes(path).next().is_none();
+        (!self.slash && is_normal).then_some(self.rest)
     }
 
     /// Length of the normal form in bytes.
@@ -174,9 +181,8 @@ impl<'a> Target<'a> {
 
     /// The normal form, borrowed when the target already has it.
     pub fn normal(&self) -> Cow<'a, [u8]> {
-        let (path, _) = self.split();
-        if !self.slash && illegal_bytes(path).next().is_none() {
-            return Cow::Borrowed(self.rest);
+        if let Some(normal) = self.as_normal() {
+            return Cow::Borrowed(normal);
         }
         let mut bytes = vec![0; self.normal_len()];
         self.write_to(&mut bytes);
@@ -229,6 +235,17 @@ fn illegal_bytes(path: &[u8]) -> impl Iterator<Item = usize> {
 fn is_escape(bytes: &[u8]) -> bool {
     matches!(bytes, [b'%', high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit())
 }
+
+/// Bytes that may stand in a path whatever follows them.
+static PLAIN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < table.len() {
+        table[byte] = byte as u8 != b'%' && is_path_byte(byte as u8);
+        byte += 1;
+    }
+    table
+};
 
 const fn is_path_byte(byte: u8) -> bool {
     byte.is_ascii_graphic()

@@ -96,6 +96,9 @@ pub fn get_uri<H: Host>(
     limit: u32,
 ) -> Result<u32, Denied> {
     let target = Target::received(state.exchange()?.uri());
+    if let Some(normal) = target.as_normal() {
+        return get(memory, buf, limit, normal);
+    }
     let len = target.normal_len();
     if len <= limit as usize {
         target.write_to(memory.buffer(buf, len)?);
