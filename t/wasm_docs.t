@@ -150,7 +150,7 @@ for my $page (@pages) {
 	is("@unknown", '', "$page: directives that exist");
 
 	my @dead;
-	for my $link ($text =~ /\]\(([^)\s]+)\)/g) {
+	for my $link ($text =~ /\]\(([^)]+)\)/g) {
 		next if $link =~ m{^https?://};
 		my ($path, $anchor) = split /#/, $link, 2;
 		my $to = length $path ? ($page =~ s{[^/]*$}{}r) . $path : $page;

@@ -67,7 +67,7 @@ func writePage(dir, results string) error {
 		if err := curveChart(c, filepath.Join(charts, c.Key+".svg")); err != nil {
 			return err
 		}
-		fmt.Fprintf(&page, "\n### %s: %s\n\n![%[1]s](benchmarks/%s.svg)\n\n", c.Title, c.Y, c.Key)
+		fmt.Fprintf(&page, "\n### %s: %s\n\n![%[1]s](benchmarks/%[3]s.svg)\n\n", c.Title, c.Y, c.Key)
 		tableRow(&page, append([]string{c.X}, numbers(longest(c))...))
 		page.WriteString(strings.Repeat("|---", len(longest(c))+1) + "|\n")
 		for _, line := range c.Lines {
