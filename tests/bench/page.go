@@ -98,12 +98,12 @@ const method = `
 Every peer has an nginx of its own that loads nothing but what it needs, with one worker on one core; wrk has another
 core. Rounds of all peers follow each other, and each begins with another peer. A ratio is taken within a round; tables
 show the median of all rounds (7; 21 for jobs whose peers differ by fractions of a microsecond) and, in parentheses, the
-quartiles. CPU is the time that all threads of the
-worker were on the core (` + "`/proc/PID/schedstat`" + `), over the requests that were answered; added is what is beyond
-nginx without the job in the same round. Instructions are those in user space beyond nginx's: for jobs whose peers differ by
-fractions of a microsecond, which is less than the noise of a virtual machine, callgrind counts them (of the whole process,
-in 1,000 requests on one connection); the ratios to native, Lua and njs are ratios of instructions there. Before anything is timed, every peer's answer is compared with the one
-expected, and so is what reaches a backend. Guests in WAT, Rust and Go, the native module and the scripts are in
+quartiles. CPU is the time that all threads of the worker were on the core (` + "`/proc/PID/schedstat`" + `), over the requests
+that were answered; added is what is beyond nginx without the job in the same round. Instructions are those in user
+space beyond nginx's: for jobs whose peers differ by fractions of a microsecond, which is less than the noise of a
+virtual machine, callgrind counts them (of the whole process, in 1,000 requests on one connection); the ratios to
+native, Lua and njs are ratios of instructions there. Before anything is timed, every peer's answer is compared with the
+one expected, and so is what reaches a backend. Guests in WAT, Rust and Go, the native module and the scripts are in
 [tests/bench](../tests/bench).
 `
 
