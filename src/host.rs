@@ -19,7 +19,6 @@ use bytes::Bytes;
 
 use crate::abi::{BodyKind, Features, FieldKind, Level};
 use crate::error::Rule;
-use crate::http::is_same_name;
 use called::Called;
 
 /// What one exchange offers to a guest. The embedder implements it once; rules of the ABI
@@ -59,12 +58,8 @@ pub trait Host: Send + 'static {
 
     /// The value of every line called `name` (any case), in order: for a host that finds them faster
     /// than by looking at all fields.
-    fn values<'h>(&'h self, kind: FieldKind, name: &[u8], mut found: impl FnMut(&'h [u8])) {
-        self.fields(kind).for_each(|(other, value)| {
-            if is_same_name(other, name) {
-                found(value);
-            }
-        });
+    fn values<'h>(&'h self, kind: FieldKind, name: &[u8], found: impl FnMut(&'h [u8])) {
+        matching(self.fields(kind), name).for_each(found);
     }
 
     /// Replaces all lines called `name` (any case) by one, or adds it.
@@ -107,6 +102,14 @@ pub trait Host: Send + 'static {
 
     /// A host function returned to the guest, or ended its call.
     fn called(&mut self, _call: &Called<'_>) {}
+}
+
+/// The values of the lines that are called `name` (any case).
+pub fn matching<'h>(
+    lines: impl Iterator<Item = (&'h [u8], &'h [u8])>,
+    name: &[u8],
+) -> impl Iterator<Item = &'h [u8]> {
+    lines.filter(move |(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value)
 }
 
 /// One `read_body` step.

@@ -39,23 +39,6 @@ const fn is_token_byte(byte: u8) -> bool {
         )
 }
 
-/// Whether two field names are the same, whatever the case of their letters (RFC 9110 5.1). Most are
-/// the same byte by byte, or differ early.
-#[inline]
-pub fn is_same_name(a: &[u8], b: &[u8]) -> bool {
-    if a.len() != b.len() {
-        return false;
-    }
-    // By index: in a loop of three instructions a pair of iterators is what takes time.
-    for at in 0..a.len() {
-        let (a, b) = (a[at], b[at]);
-        if a != b && (a ^ b != 0x20 || !a.is_ascii_alphabetic()) {
-            return false;
-        }
-    }
-    true
-}
-
 /// Whether `bytes` can stand as a field value without ending the field line or the message
 /// (RFC 9110 5.5 names exactly these three as dangerous).
 pub fn is_field_value(bytes: &[u8]) -> bool {
@@ -348,17 +331,6 @@ mod tests {
     }
 
     proptest! {
-        #[test]
-        fn names_are_compared_as_the_standard_library_does(
-            a in prop::collection::vec(any::<u8>(), 0..4),
-            b in prop::collection::vec(any::<u8>(), 0..4),
-            flips in any::<u8>(),
-        ) {
-            prop_assert_eq!(is_same_name(&a, &b), a.eq_ignore_ascii_case(&b));
-            let bent: Vec<u8> = a.iter().enumerate().map(|(at, c)| c ^ (flips >> at & 1) << 5).collect();
-            prop_assert_eq!(is_same_name(&a, &bent), a.eq_ignore_ascii_case(&bent));
-        }
-
         #[test]
         fn a_normal_form_stays_as_it_is(raw in prop::collection::vec(any::<u8>(), 0..40)) {
             let normal = Target::received(&raw).normal().into_owned();

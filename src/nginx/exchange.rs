@@ -20,8 +20,7 @@ use crate::host::policy::{
     FIELD_COST, FIELDS_MAX, FIELDS_NAME, LINE_COST, LOGGED_ENOUGH, LOGGED_MAX, MESSAGE_MAX,
     REQUEST_NAME, RESPONSE_NAME, SET_MAX, SET_NAME, UNSAFE_PATH,
 };
-use crate::host::{Chunk, Host, Refusal, Write};
-use crate::http::is_same_name;
+use crate::host::{Chunk, Host, Refusal, Write, matching};
 
 /// A request lent to one guest call; or no request at all, for start functions that run when the
 /// configuration is loaded.
@@ -282,14 +281,10 @@ impl Host for Exchange {
         }
     }
 
-    fn values<'h>(&'h self, kind: FieldKind, name: &[u8], mut found: impl FnMut(&'h [u8])) {
+    fn values<'h>(&'h self, kind: FieldKind, name: &[u8], found: impl FnMut(&'h [u8])) {
         match (self.io(), kind) {
             (Some((r, _)), FieldKind::Request) => headers_in::values(r, name, found),
-            _ => self.fields(kind).for_each(|(other, value)| {
-                if is_same_name(other, name) {
-                    found(value);
-                }
-            }),
+            _ => matching(self.fields(kind), name).for_each(found),
         }
     }
 

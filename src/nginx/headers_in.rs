@@ -17,7 +17,6 @@ use super::ffi::{self, NoMemory, OK, bytes};
 use super::line::FieldLine;
 use super::request::{Request, empty};
 use crate::host::policy::frames_request;
-use crate::http::is_same_name;
 
 /// Variables whose value nginx keeps after the first look and that mirror the request line, the
 /// headers or the body.
@@ -110,7 +109,7 @@ pub(crate) fn values<'a>(r: Request, name: &[u8], mut found: impl FnMut(&'a [u8]
         Elements::of(&raw const (*r.as_ptr()).headers_in.headers).for_each(|element| {
             if (*element).key.len == name.len() {
                 let (key, value) = field(element);
-                if is_same_name(key, name) {
+                if key.eq_ignore_ascii_case(name) {
                     found(value);
                 }
             }
@@ -189,7 +188,7 @@ pub(crate) fn remove(r: Request, name: &[u8]) -> Result<(), NoMemory> {
 fn matching(r: Request, name: &[u8]) -> impl Iterator<Item = *mut ngx_table_elt_t> {
     // SAFETY: as in `fields`; the list is not changed while the iterator is in use.
     unsafe { Elements::of(&raw const (*r.as_ptr()).headers_in.headers) }
-        .filter(move |&element| is_same_name(unsafe { field(element) }.0, name))
+        .filter(move |&element| unsafe { field(element) }.0.eq_ignore_ascii_case(name))
 }
 
 /// Appends an element, complete with hash and lower-case key, and links its slot.

@@ -14,7 +14,6 @@ use super::headers_in::{Elements, field};
 use super::line::FieldLine;
 use super::request::{Request, empty};
 use crate::host::policy::{belongs_before_body, frames_response, is_single, is_validator};
-use crate::http::is_same_name;
 
 fn is(name: &[u8], other: &str) -> bool {
     name.eq_ignore_ascii_case(other.as_bytes())
@@ -110,7 +109,7 @@ fn live_in(list: *const ngx_list_t) -> impl Iterator<Item = *mut ngx_table_elt_t
 
 fn matching(r: Request, name: &[u8]) -> impl Iterator<Item = *mut ngx_table_elt_t> {
     // SAFETY: an element of the live request's list.
-    live(r).filter(move |&element| is_same_name(unsafe { field(element) }.0, name))
+    live(r).filter(move |&element| unsafe { field(element) }.0.eq_ignore_ascii_case(name))
 }
 
 /// Makes `line` the only one of its name.

@@ -20,18 +20,13 @@ impl FieldLine {
     pub(crate) fn copy(r: Request, name: &[u8], value: &[u8]) -> Result<Self, NoMemory> {
         let (n, v) = (name.len(), value.len());
         let at = r.allocate(2 * n + v + 3)?;
-        let mut hash: ngx_uint_t = 0;
         // SAFETY: room for the name twice and the value, each with a NUL, none of it overlapping
-        // what is copied.
+        // what is copied; ngx_hash_strlow() writes as many bytes as it is told to read.
         unsafe {
             let (lowcase, text) = (at.add(n + 1), at.add(2 * n + 2));
             at.copy_from_nonoverlapping(name.as_ptr(), n);
             at.add(n).write(0);
-            // As ngx_hash_strlow().
-            for (at, byte) in name.iter().map(u8::to_ascii_lowercase).enumerate() {
-                lowcase.add(at).write(byte);
-                hash = hash.wrapping_mul(31).wrapping_add(byte.into());
-            }
+            let hash = nginx_sys::ngx_hash_strlow(lowcase, at, n);
             lowcase.add(n).write(0);
             text.copy_from_nonoverlapping(value.as_ptr(), v);
             text.add(v).write(0);

@@ -69,6 +69,7 @@ type Trial = (Sha256Digest, Settings, Snapshot);
 struct Ready {
     module: Module,
     start: Start,
+    ignores_responses: bool,
 }
 
 thread_local! {
@@ -135,7 +136,7 @@ impl Loader {
         };
         let guest = Guest::new(&shared.engine, &ready.module, key.settings.clone());
         let guest = guest.map_err(|error| one_line(cf, &error))?.with(ready.start);
-        let guest = guest.ignoring_responses(ignores_responses(&bytes));
+        let guest = guest.ignoring_responses(ready.ignores_responses);
         self.kept.push(ready);
         worker::note_slice(key.settings.limits.slice);
         let meter = conf.meters.of(line, &source, bytes.len() as u64, began.elapsed());
@@ -232,7 +233,8 @@ impl Shared {
             let text = format_args!("has no snapshot, every instance is started: {reason}");
             line.place.report(cf, level, &line.path, text);
         }
-        Ok(Ready { module, start: report.start })
+        let ignores_responses = ignores_responses(bytes);
+        Ok(Ready { module, start: report.start, ignores_responses })
     }
 }
 

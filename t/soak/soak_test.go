@@ -81,13 +81,9 @@ func (a *account) dropped(t *testing.T, s *nginxtest.Server) {
 	}
 }
 
-func TestSoak(t *testing.T) {
-	files, conf, err := configuration(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-
-	// The socket has to be named before nginx starts, and stands in the directory that nginx gets.
+// serveBackend starts what locations proxy to, on a socket that is there before nginx starts.
+func serveBackend(t *testing.T) string {
+	t.Helper()
 	socket := filepath.Join(t.TempDir(), "backend.sock")
 	listener, err := net.Listen("unix", socket)
 	if err != nil {
@@ -96,6 +92,17 @@ func TestSoak(t *testing.T) {
 	server := &http.Server{Handler: http.HandlerFunc(backend)}
 	go server.Serve(listener)
 	t.Cleanup(func() { server.Close() })
+
+	return socket
+}
+
+func TestSoak(t *testing.T) {
+	files, conf, err := configuration(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	socket := serveBackend(t)
 	conf = strings.Replace(conf, "${dir}/backend.sock", socket, 1)
 
 	s := nginxtest.Start(t, nginxtest.Config{Ports: 1, Workers: 1, HTTP: conf, Files: files})

@@ -8,7 +8,6 @@ import (
 	"io"
 	"maps"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -166,14 +165,7 @@ func startCounted(t *testing.T) *nginxtest.Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	socket := filepath.Join(t.TempDir(), "backend.sock")
-	listener, err := net.Listen("unix", socket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := &http.Server{Handler: http.HandlerFunc(backend)}
-	go server.Serve(listener)
-	t.Cleanup(func() { server.Close() })
+	socket := serveBackend(t)
 
 	files := make(map[string][]byte)
 	conf := fmt.Sprintf("    http_wasm_breaker off;\n    upstream backend { server unix:%s; keepalive 32; }\n", socket) +
