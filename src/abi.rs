@@ -2,7 +2,8 @@
 //! levels and the packed 64-bit results. Nothing here touches memory or knows an engine.
 
 use std::fmt;
-use std::ops::{BitAnd, BitOr};
+
+use bitflags::bitflags;
 
 /// Import module of every host function.
 pub const MODULE: &str = "http_handler";
@@ -15,63 +16,36 @@ pub const EXPORT_HANDLE_REQUEST: &str = "handle_request";
 /// `(i32 request context, i32 is_error) -> ()`, called after the next handler.
 pub const EXPORT_HANDLE_RESPONSE: &str = "handle_response";
 
-/// The optional behaviour that a guest asks for with `enable_features`.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-pub struct Features(u32);
+bitflags! {
+    /// The optional behaviour that a guest asks for with `enable_features`. Bits that the ABI does
+    /// not define are kept (`from_bits_retain`) and masked later.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    pub struct Features: u32 {
+        /// The next handler sees the complete original body however much the guest read.
+        const BUFFER_REQUEST = 1;
+        /// `handle_response` may read and replace the response body.
+        const BUFFER_RESPONSE = 2;
+        /// Trailers may be set.
+        const TRAILERS = 4;
+    }
+}
 
 impl Features {
-    /// Nothing enabled.
-    pub const NONE: Features = Features(0);
-    /// The next handler sees the complete original body however much the guest read.
-    pub const BUFFER_REQUEST: Features = Features(1);
-    /// `handle_response` may read and replace the response body.
-    pub const BUFFER_RESPONSE: Features = Features(2);
-    /// Trailers may be set.
-    pub const TRAILERS: Features = Features(4);
-
-    /// The set a guest asks for; bits that the ABI does not define are kept and masked later.
-    pub const fn from_bits(bits: u32) -> Self {
-        Features(bits)
-    }
-
-    /// The set as the ABI encodes it.
-    pub const fn bits(self) -> u32 {
-        self.0
-    }
-
-    /// Whether every feature of `other` is enabled.
-    pub const fn contains(self, other: Features) -> bool {
-        self.0 & other.0 == other.0
+    /// The names that the ABI's specification has for those that it defines.
+    pub fn names(self) -> impl Iterator<Item = String> {
+        self.iter_names().map(|(name, _)| name.to_lowercase())
     }
 }
 
-impl BitOr for Features {
-    type Output = Features;
-    fn bitor(self, other: Features) -> Features {
-        Features(self.0 | other.0)
-    }
-}
-
-impl BitAnd for Features {
-    type Output = Features;
-    fn bitand(self, other: Features) -> Features {
-        Features(self.0 & other.0)
+impl fmt::Display for Features {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.names().collect::<Vec<_>>().join(", "))
     }
 }
 
 impl fmt::Debug for Features {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut set = f.debug_set();
-        for (feature, name) in [
-            (Features::BUFFER_REQUEST, "buffer_request"),
-            (Features::BUFFER_RESPONSE, "buffer_response"),
-            (Features::TRAILERS, "trailers"),
-        ] {
-            if self.contains(feature) {
-                set.entry(&format_args!("{name}"));
-            }
-        }
-        set.finish()
+        write!(f, "{{{self}}}")
     }
 }
 

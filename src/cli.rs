@@ -28,7 +28,7 @@ use clap::builder::styling::{AnsiColor, Style};
 use clap::{CommandFactory, Parser};
 
 use crate::abi::Level;
-use crate::error::Escaped;
+use crate::escaped::Escaped;
 use args::{Cli, Command};
 
 /// The guest cannot be used or failed, or a file could not be fetched or written.

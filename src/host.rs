@@ -1,13 +1,18 @@
 //! The host side of one exchange: what an embedder must offer ([`Host`]), what is kept beside it
 //! while a guest runs ([`State`]), and which call is allowed when (the permission functions).
 //!
-//! This module knows the ABI and HTTP. It knows no engine, no pool and no nginx; the functions in
+//! This module knows the ABI and HTTP. It knows no engine, no pool and no server; the functions in
 //! its children take guest memory, state and integers, so they run in a test without an engine.
 
 pub mod body;
+pub mod budget;
 pub mod called;
+pub mod early;
+pub mod error;
 pub mod fields;
+pub mod kept;
 pub mod linker;
+pub(crate) mod log;
 pub mod message;
 pub mod policy;
 
@@ -18,12 +23,16 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::abi::{BodyKind, Features, FieldKind, Level};
-use crate::error::Rule;
+use budget::message_cost;
 use called::Called;
+use early::Lines;
+use error::Rule;
+use kept::Kept;
 
-/// What one exchange offers to a guest. The embedder implements it once; rules of the ABI
-/// (permissions, sizes, syntax) are checked before a method is called, so an implementation gets
-/// valid tokens, values without CR, LF and NUL, normal-form targets and non-empty names.
+/// What one exchange offers to a guest. The embedder implements it once and only stores: rules of the
+/// ABI (permissions, sizes, syntax) and what guests may use up are checked before a method is called,
+/// so an implementation gets valid tokens, values without CR, LF and NUL, normal-form targets,
+/// non-empty names, and fields that are a guest's to change ([`policy`]). A method that changes something is called only while that has an effect.
 pub trait Host: Send + 'static {
     /// Features that can be granted here.
     fn supported_features(&self) -> Features;
@@ -31,8 +40,24 @@ pub trait Host: Send + 'static {
     /// Whether a line of this level would be written.
     fn log_enabled(&self, level: Level) -> bool;
 
-    /// Writes one line of the guest's to the log, escaping what is not printable.
+    /// Writes one line of the guest's to the log, escaping what is not printable. The level is one
+    /// that is written.
     fn log(&mut self, level: Level, message: &[u8]);
+
+    /// What [`Host::log`] would write for this message, in bytes: as text, with all that is added.
+    /// [`message_cost`] at least, so that guests may write the same everywhere.
+    fn log_cost(&self, _level: Level, message: &[u8]) -> usize {
+        message_cost(message)
+    }
+
+    /// Writes a line about the guest to the log, if the level is written.
+    fn remark(&mut self, level: Level, text: &str);
+
+    /// What is kept with the client request for all its guests, or of a start without one.
+    fn kept(&self) -> Option<&Kept>;
+
+    /// The same, to be changed.
+    fn kept_mut(&mut self) -> Option<&mut Kept>;
 
     /// The request method, verbatim.
     fn method(&self) -> &[u8];
@@ -52,8 +77,8 @@ pub trait Host: Send + 'static {
     /// The peer as `ip:port`, IPv6 in brackets.
     fn source_addr(&self) -> Cow<'_, [u8]>;
 
-    /// All field lines of `kind` in order, one item per line, names in any case. In the request
-    /// phase the response kinds hold what guests have set so far.
+    /// All field lines of `kind` in order, one item per line, names in any case. The response kinds
+    /// are asked for once there is a response; until then what guests set is in [`Kept`].
     fn fields(&self, kind: FieldKind) -> impl Iterator<Item = (&[u8], &[u8])>;
 
     /// The value of every line called `name` (any case), in order: for a host that finds them faster
@@ -71,28 +96,26 @@ pub trait Host: Send + 'static {
     /// Removes all lines called `name` (any case); none is no error.
     fn remove_field(&mut self, kind: FieldKind, name: &[u8]) -> Result<(), Refusal>;
 
-    /// Fills `buf` from where the last read of this kind in this phase ended, waiting for bytes if
+    /// Fills `buf` from where the last read of this source in this call ended, waiting for bytes if
     /// need be. Short only at the end; [`Chunk::eof`] is set as soon as nothing remains.
     fn read_body(
         &mut self,
-        kind: BodyKind,
+        source: Source,
         buf: &mut [u8],
     ) -> impl Future<Output = Result<Chunk, Refusal>> + Send;
 
-    /// Writes to a body. What was read before stays readable as it was.
-    fn write_body(&mut self, kind: BodyKind, write: Write, bytes: &[u8]) -> Result<(), Refusal>;
+    /// Whether the response shall have no body, if it has one that is held: the guest has set its
+    /// length to 0, and written none since.
+    fn empty_response(&mut self, empty: bool);
 
-    /// The status of the response, or what the guest has set, or 200.
+    /// Writes to a body. What was read before stays readable as it was.
+    fn write_body(&mut self, sink: Sink, write: Write, bytes: &[u8]) -> Result<(), Refusal>;
+
+    /// The status of the response, or 200. Asked for once there is a response.
     fn status_code(&self) -> u16;
 
-    /// Sets the status; `status` is in 200..=999.
+    /// Sets the status of the response; `status` is in 200..=999.
     fn set_status_code(&mut self, status: u16) -> Result<(), Refusal>;
-
-    /// The template name chosen so far, empty if none.
-    fn template(&self) -> &[u8];
-
-    /// Chooses a template name; not empty.
-    fn set_template(&mut self, name: &[u8]) -> Result<(), Refusal>;
 
     /// Waits without blocking the thread.
     fn sleep(&mut self, time: Duration) -> impl Future<Output = ()> + Send;
@@ -110,6 +133,30 @@ pub fn matching<'h>(
     name: &[u8],
 ) -> impl Iterator<Item = &'h [u8]> {
     lines.filter(move |(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+}
+
+/// Which body a guest reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The client's, which may have to be waited for.
+    Request,
+    /// The same after next, as far as it was kept for the guest.
+    RequestAgain,
+    /// What the guest itself wrote for the response, before there is one.
+    Own,
+    /// That of the response.
+    Response,
+}
+
+/// Which body a guest writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sink {
+    /// The one that the next handler gets.
+    Request,
+    /// The guest's own for the response, before there is one.
+    Own,
+    /// That of the response.
+    Response,
 }
 
 /// One `read_body` step.
@@ -169,6 +216,8 @@ pub enum Phase {
     Request,
     /// Inside `handle_response`.
     Response,
+    /// Inside `handle_response` after the request has ended: changes are accepted and ignored.
+    Ended,
 }
 
 /// What is kept for one guest instance beside its memory: the exchange it may touch right now and
@@ -196,17 +245,20 @@ impl<H: Host> State<H> {
             host: None,
             phase: Phase::Start,
             config,
-            start_features: Features::NONE,
-            features: Features::NONE,
+            start_features: Features::empty(),
+            features: Features::empty(),
             request_body: Write::Replace,
             response_body: Write::Replace,
         }
     }
 
     /// Lends an exchange for one call and forgets what the call before left behind.
-    pub fn lend(&mut self, host: H, phase: Phase) {
+    pub fn lend(&mut self, mut host: H, phase: Phase) {
         if phase == Phase::Request {
             self.features = self.start_features & host.supported_features();
+        }
+        if let Some(kept) = host.kept_mut() {
+            kept.begin(phase);
         }
         self.request_body = Write::Replace;
         self.response_body = Write::Replace;
@@ -219,9 +271,23 @@ impl<H: Host> State<H> {
         self.host.take()
     }
 
+    /// Ends the loan for a call that failed: what it set for the response is undone.
+    pub fn take_back_failed(&mut self) -> Option<H> {
+        let mut host = self.host.take();
+        if let Some(kept) = host.as_mut().and_then(H::kept_mut) {
+            kept.undo(self.phase);
+        }
+        host
+    }
+
     /// Features that are enabled for the current request.
     pub fn features(&self) -> Features {
         self.features
+    }
+
+    /// The guest does without a feature for the rest of this request, as if it had not asked for it.
+    pub(crate) fn withdraw(&mut self, feature: Features) {
+        self.features.remove(feature);
     }
 
     /// Features that start functions enabled for every request.
@@ -242,15 +308,15 @@ impl<H: Host> State<H> {
     /// The exchange for looking at it: while there is a request.
     pub(crate) fn exchange(&self) -> Result<&H, Rule> {
         match (&self.host, self.phase) {
-            (Some(host), Phase::Request | Phase::Response) => Ok(host),
-            _ => Err(Rule::OutsideRequest),
+            (Some(_), Phase::Start) | (None, _) => Err(Rule::OutsideRequest),
+            (Some(host), Phase::Request | Phase::Response | Phase::Ended) => Ok(host),
         }
     }
 
     fn exchange_mut(&mut self) -> Result<&mut H, Rule> {
         match (&mut self.host, self.phase) {
-            (Some(host), Phase::Request | Phase::Response) => Ok(host),
-            _ => Err(Rule::OutsideRequest),
+            (Some(_), Phase::Start) | (None, _) => Err(Rule::OutsideRequest),
+            (Some(host), Phase::Request | Phase::Response | Phase::Ended) => Ok(host),
         }
     }
 
@@ -261,35 +327,58 @@ impl<H: Host> State<H> {
         }
     }
 
-    // Who may do what and when. A guest without buffer_response runs `handle_response` before the
-    // response is sent, so status and headers stay open there; a body that nobody held does not.
+    // Who may do what and when, and where it is done. A guest without buffer_response runs
+    // `handle_response` before the response is sent, so status and headers stay open there; a body
+    // that nobody held does not.
 
     /// Changing method, URI and template: before next.
     pub(crate) fn request_to_change(&mut self) -> Result<&mut H, Rule> {
         match self.phase {
-            Phase::Response => Err(Rule::AfterNext),
+            Phase::Response | Phase::Ended => Err(Rule::AfterNext),
             Phase::Start | Phase::Request => self.exchange_mut(),
         }
     }
 
-    /// Changing the status: always.
-    pub(crate) fn response_to_change(&mut self) -> Result<&mut H, Rule> {
-        self.exchange_mut()
+    /// Reading the status: always.
+    pub(crate) fn status_to_read(&self) -> Result<Status<&Kept, &H>, Rule> {
+        let host = self.exchange()?;
+        Ok(match (self.phase, host.kept()) {
+            (Phase::Request, Some(kept)) => Status::Early(kept),
+            _ => Status::Response(host),
+        })
     }
 
-    /// Reading fields of `kind`: always; trailers without the feature look empty (`None`), because
-    /// guests print them unasked.
-    pub(crate) fn fields_to_read(&self, kind: FieldKind) -> Result<Option<&H>, Rule> {
+    /// Changing the status: always.
+    pub(crate) fn status_to_change(&mut self) -> Result<Status<&mut Kept, &mut H>, Rule> {
+        let phase = self.phase;
+        let host = self.exchange_mut()?;
+        Ok(match phase {
+            Phase::Request => host.kept_mut().map_or(Status::None, Status::Early),
+            Phase::Ended => Status::None,
+            Phase::Start | Phase::Response => Status::Response(host),
+        })
+    }
+
+    /// Reading fields of `kind`: always; trailers without the feature look empty, because guests
+    /// print them unasked.
+    pub(crate) fn fields_to_read(&self, kind: FieldKind) -> Result<Fields<'_, H>, Rule> {
         let host = self.exchange()?;
-        let visible = !kind.is_trailers() || self.features.contains(Features::TRAILERS);
-        Ok(visible.then_some(host))
+        if kind.is_trailers() && !self.features.contains(Features::TRAILERS) {
+            return Ok(Fields::None);
+        }
+        Ok(match (kind.of_request(), self.phase) {
+            (false, Phase::Request) => {
+                host.kept().map_or(Fields::None, |kept| Fields::Early(kept.early.lines(kind)))
+            }
+            _ => Fields::Message(host, kind),
+        })
     }
 
     /// Changing fields of `kind`.
-    pub(crate) fn fields_to_change(&mut self, kind: FieldKind) -> Result<&mut H, Rule> {
+    pub(crate) fn fields_to_change(&mut self, kind: FieldKind) -> Result<FieldsMut<'_, H>, Rule> {
         self.exchange()?;
         match (kind, self.phase) {
-            (FieldKind::Request | FieldKind::RequestTrailers, Phase::Response) => {
+            (FieldKind::Request | FieldKind::RequestTrailers, Phase::Response | Phase::Ended) => {
                 return Err(Rule::AfterNext);
             }
             (FieldKind::RequestTrailers, _) => {
@@ -299,33 +388,89 @@ impl<H: Host> State<H> {
             (FieldKind::ResponseTrailers, _) => self.need(Features::TRAILERS)?,
             (FieldKind::Request | FieldKind::Response, _) => (),
         }
-        self.exchange_mut()
+        let phase = self.phase;
+        let host = self.exchange_mut()?;
+        Ok(match (kind.of_request(), phase) {
+            (_, Phase::Ended) => FieldsMut::None,
+            (false, Phase::Request) => {
+                host.kept_mut().map_or(FieldsMut::None, |kept| FieldsMut::Early(kept, kind))
+            }
+            _ => FieldsMut::Message(host, kind),
+        })
     }
 
     /// Reading the body of `kind`. Before next the response body is what the guest wrote itself.
-    pub(crate) fn body_to_read(&mut self, kind: BodyKind) -> Result<&mut H, Rule> {
+    pub(crate) fn body_to_read(&mut self, kind: BodyKind) -> Result<(&mut H, Source), Rule> {
         self.exchange()?;
-        match (kind, self.phase) {
-            (BodyKind::Request, Phase::Response) => self.need(Features::BUFFER_REQUEST)?,
-            (BodyKind::Response, Phase::Response) => self.need(Features::BUFFER_RESPONSE)?,
-            _ => (),
-        }
-        self.exchange_mut()
+        let source = match (kind, self.phase) {
+            (BodyKind::Request, Phase::Start | Phase::Request) => Source::Request,
+            (BodyKind::Response, Phase::Start | Phase::Request) => Source::Own,
+            (BodyKind::Request, Phase::Response | Phase::Ended) => {
+                self.need(Features::BUFFER_REQUEST)?;
+                Source::RequestAgain
+            }
+            (BodyKind::Response, Phase::Response | Phase::Ended) => {
+                self.need(Features::BUFFER_RESPONSE)?;
+                Source::Response
+            }
+        };
+        Ok((self.exchange_mut()?, source))
     }
 
-    /// Writing the body of `kind`, and whether this is the first write of the phase.
-    pub(crate) fn body_to_write(&mut self, kind: BodyKind) -> Result<(&mut H, Write), Rule> {
+    /// Writing the body of `kind`, and whether this is the first write of the phase; `None` where
+    /// it has no effect any more.
+    pub(crate) fn body_to_write(
+        &mut self,
+        kind: BodyKind,
+    ) -> Result<Option<(&mut H, Sink, Write)>, Rule> {
         self.exchange()?;
-        match (kind, self.phase) {
-            (BodyKind::Request, Phase::Response) => return Err(Rule::AfterNext),
-            (BodyKind::Response, Phase::Response) => self.need(Features::BUFFER_RESPONSE)?,
-            _ => (),
+        let sink = match (kind, self.phase) {
+            (BodyKind::Request, Phase::Response | Phase::Ended) => return Err(Rule::AfterNext),
+            (BodyKind::Request, Phase::Start | Phase::Request) => Sink::Request,
+            (BodyKind::Response, Phase::Start | Phase::Request) => Sink::Own,
+            (BodyKind::Response, Phase::Response | Phase::Ended) => {
+                self.need(Features::BUFFER_RESPONSE)?;
+                Sink::Response
+            }
+        };
+        if self.phase == Phase::Ended {
+            return Ok(None);
         }
         let next = match kind {
             BodyKind::Request => &mut self.request_body,
             BodyKind::Response => &mut self.response_body,
         };
         let write = std::mem::replace(next, Write::Append);
-        Ok((self.exchange_mut()?, write))
+        Ok(Some((self.exchange_mut()?, sink, write)))
     }
+}
+
+/// Where the status is.
+pub(crate) enum Status<K, H> {
+    /// With what guests set before there is a response.
+    Early(K),
+    /// In the response.
+    Response(H),
+    /// There is none any more.
+    None,
+}
+
+/// Where fields are that a guest reads.
+pub(crate) enum Fields<'s, H> {
+    /// Nowhere: it sees none.
+    None,
+    /// With what guests set before there is a response.
+    Early(&'s Lines),
+    /// In the request or the response.
+    Message(&'s H, FieldKind),
+}
+
+/// Where fields are that a guest changes.
+pub(crate) enum FieldsMut<'s, H> {
+    /// Nowhere: it changes nothing any more.
+    None,
+    /// With what guests set before there is a response.
+    Early(&'s mut Kept, FieldKind),
+    /// In the request or the response.
+    Message(&'s mut H, FieldKind),
 }

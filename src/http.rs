@@ -1,4 +1,4 @@
-//! Pure HTTP syntax: tokens, field values and request targets. No messages, no state.
+//! Pure HTTP syntax: tokens, field values, hosts and request targets. No messages, no state.
 
 use std::borrow::Cow;
 
@@ -43,6 +43,75 @@ const fn is_token_byte(byte: u8) -> bool {
 /// (RFC 9110 5.5 names exactly these three as dangerous).
 pub fn is_field_value(bytes: &[u8]) -> bool {
     memchr::memchr3(b'\r', b'\n', 0, bytes).is_none()
+}
+
+/// Whether servers refuse the method of a client: what is no request for a resource (`CONNECT`), and
+/// what would show a page the client's credentials (`TRACE`).
+pub fn is_refused_method(method: &[u8]) -> bool {
+    matches!(method, b"CONNECT" | b"TRACE")
+}
+
+/// Why something that a guest sets is not a Host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadHost {
+    /// Nothing, or nothing but a dot or a port.
+    #[error("it names no host")]
+    Empty,
+    /// What ends a line, and what a name cannot hold.
+    #[error("it contains a space or a control byte")]
+    Control,
+    /// It would lead elsewhere where the name is part of a path.
+    #[error("it contains \"/\"")]
+    Slash,
+    /// The same.
+    #[error("it contains \"..\"")]
+    Dots,
+    /// They enclose an address, which begins the value, or there are none.
+    #[error("its brackets enclose no address")]
+    Brackets,
+    /// What follows the colon.
+    #[error("its port is not a number up to 65535")]
+    Port,
+}
+
+/// The name or address in a Host, without port and trailing dot: nginx's rules for those of clients
+/// (`ngx_http_validate_host()`), and those of RFC 3986 for brackets and ports.
+pub fn host_name(host: &[u8]) -> Result<&[u8], BadHost> {
+    if host.iter().any(|&byte| byte <= b' ' || byte == 0x7f) {
+        return Err(BadHost::Control);
+    }
+    if host.contains(&b'/') {
+        return Err(BadHost::Slash);
+    }
+    if host.windows(2).any(|two| two == b"..") {
+        return Err(BadHost::Dots);
+    }
+    let end = match host {
+        [b'[', address @ ..] => match memchr::memchr(b']', address) {
+            Some(len @ 1..) => len + 2,
+            _ => return Err(BadHost::Brackets),
+        },
+        _ => memchr::memchr(b':', host).unwrap_or(host.len()),
+    };
+    let (name, port) = host.split_at(end);
+    let inside = name.strip_prefix(b"[").map_or(name, |name| &name[..name.len() - 1]);
+    if memchr::memchr2(b'[', b']', inside).is_some() {
+        return Err(BadHost::Brackets);
+    }
+    if !matches!(port, [] | [b':', ..]) {
+        return Err(BadHost::Port);
+    }
+    let number = port.iter().skip(1).try_fold(0u16, |number, byte| {
+        let digit = byte.is_ascii_digit().then(|| u16::from(byte - b'0'))?;
+        number.checked_mul(10)?.checked_add(digit)
+    });
+    if number.is_none() {
+        return Err(BadHost::Port);
+    }
+    match name.strip_suffix(b".").unwrap_or(name) {
+        [] => Err(BadHost::Empty),
+        name => Ok(name),
+    }
 }
 
 /// A request target: path and query, no scheme, no authority, no fragment.
@@ -327,6 +396,52 @@ mod tests {
         assert!(is_field_value(b"a b\t\xff"));
         for bad in [&b"a\rb"[..], b"\n", b"\0"] {
             assert!(!is_field_value(bad));
+        }
+    }
+
+    #[test]
+    fn a_host_is_what_a_server_takes_of_a_client() {
+        for (host, name) in [
+            ("example.com", "example.com"),
+            ("Example.COM.:8080", "Example.COM"),
+            ("a_b-c", "a_b-c"),
+            ("127.0.0.1:65535", "127.0.0.1"),
+            ("a:", "a"),
+            ("[::1]", "[::1]"),
+            ("[fe80::1%25eth0]:80", "[fe80::1%25eth0]"),
+        ] {
+            assert_eq!(host_name(host.as_bytes()), Ok(name.as_bytes()), "{host}");
+        }
+        for (host, bad) in [
+            (&b""[..], BadHost::Empty),
+            (b".", BadHost::Empty),
+            (b":80", BadHost::Empty),
+            (b".:80", BadHost::Empty),
+            (b"../secret", BadHost::Slash),
+            (b"a/b", BadHost::Slash),
+            (b"a:80/b", BadHost::Slash),
+            (b"..", BadHost::Dots),
+            (b"a..", BadHost::Dots),
+            (b"a..b", BadHost::Dots),
+            (b"a b", BadHost::Control),
+            (b" a", BadHost::Control),
+            (b"a\t", BadHost::Control),
+            (b"a\0", BadHost::Control),
+            (b"a\x7f", BadHost::Control),
+            (b"[::1", BadHost::Brackets),
+            (b"[]", BadHost::Brackets),
+            (b"[[::1]]", BadHost::Brackets),
+            (b"a]", BadHost::Brackets),
+            (b"a[b]", BadHost::Brackets),
+            (b"[::1].", BadHost::Port),
+            (b"[::1]80", BadHost::Port),
+            (b"a:b", BadHost::Port),
+            (b"a:80.", BadHost::Port),
+            (b"a:-1", BadHost::Port),
+            (b"a:65536", BadHost::Port),
+            (b"::1", BadHost::Port),
+        ] {
+            assert_eq!(host_name(host), Err(bad), "{}", host.escape_ascii());
         }
     }
 

@@ -1,10 +1,10 @@
 //! http-wasm for nginx: hosts guests of the `http_handler` ABI.
 //!
 //! ```text
-//!        abi   http   error             bytes and integers
-//!          \    |    /
+//!     abi   http   escaped   logged     bytes, integers, text; each knows nothing
+//!        \    |    /
 //!            memory                     (ptr, len) becomes bytes here and nowhere else
-//!              \ |
+//!              |
 //!              host                     trait Host, permissions, host functions
 //!                |
 //!           host::linker                the first file that says "wasmtime"
@@ -26,7 +26,7 @@ pub mod abi;
 #[forbid(unsafe_code)]
 pub mod cli;
 #[forbid(unsafe_code)]
-pub mod error;
+pub mod escaped;
 #[forbid(unsafe_code)]
 pub mod host;
 #[forbid(unsafe_code)]

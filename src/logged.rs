@@ -1,5 +1,5 @@
 //! What a guest logged, as fields: messages are looked through for those that somebody wants to see
-//! in an access log, be they written as JSON objects or as `key=value` (logfmt). Knows no nginx.
+//! in an access log, be they written as JSON objects or as `key=value` (logfmt). Knows no server.
 
 use serde_json::{Map, Value};
 
@@ -68,7 +68,7 @@ impl Found {
     }
 }
 
-/// nginx writes variables in lower case and knows letters, digits and `_` in them.
+/// Compares as names of variables are: in lower case, of letters, digits and `_`.
 fn matches(wanted: &str, key: &[u8]) -> bool {
     let plain = |byte: u8| match byte.to_ascii_lowercase() {
         byte @ (b'a'..=b'z' | b'0'..=b'9') => byte,

@@ -1,7 +1,17 @@
 //! A guest's linear memory as the ABI uses it. A pointer and a length from a guest become bytes
 //! here and nowhere else.
 
-use crate::error::Rule;
+/// Bytes that a guest means and that are outside its memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{len} bytes at {ptr}, outside the memory of {size} bytes")]
+pub struct OutOfRange {
+    /// First byte.
+    pub ptr: u32,
+    /// Number of bytes.
+    pub len: u64,
+    /// Size of the memory.
+    pub size: usize,
+}
 
 /// The memory that a guest exports, borrowed for one host call.
 pub struct GuestMemory<'a>(&'a mut [u8]);
@@ -18,7 +28,7 @@ impl<'a> GuestMemory<'a> {
     }
 
     /// The bytes a guest passes in. An empty range is never looked at, whatever its address.
-    pub fn bytes(&self, ptr: u32, len: u32) -> Result<&[u8], Rule> {
+    pub fn bytes(&self, ptr: u32, len: u32) -> Result<&[u8], OutOfRange> {
         if len == 0 {
             return Ok(&[]);
         }
@@ -28,7 +38,7 @@ impl<'a> GuestMemory<'a> {
     }
 
     /// A buffer that a guest offers.
-    pub fn buffer(&mut self, ptr: u32, len: usize) -> Result<&mut [u8], Rule> {
+    pub fn buffer(&mut self, ptr: u32, len: usize) -> Result<&mut [u8], OutOfRange> {
         if len == 0 {
             return Ok(&mut []);
         }
@@ -38,7 +48,7 @@ impl<'a> GuestMemory<'a> {
 
     /// The getter rule: all of `value` when it fits into `limit` bytes, else nothing. The result is
     /// the length of the value in both cases.
-    pub fn write(&mut self, ptr: u32, limit: u32, value: &[u8]) -> Result<u64, Rule> {
+    pub fn write(&mut self, ptr: u32, limit: u32, value: &[u8]) -> Result<u64, OutOfRange> {
         if value.len() <= limit as usize {
             self.buffer(ptr, value.len())?.copy_from_slice(value);
         }
@@ -52,7 +62,7 @@ impl<'a> GuestMemory<'a> {
         len: usize,
         strings: impl Iterator<Item = &'s [u8]>,
         case: Case,
-    ) -> Result<(), Rule> {
+    ) -> Result<(), OutOfRange> {
         let mut rest = self.buffer(ptr, len)?;
         for string in strings {
             // The list was measured before; if it grew since, the end is cut rather than a panic.
@@ -71,8 +81,8 @@ impl<'a> GuestMemory<'a> {
         Ok(())
     }
 
-    fn out_of_range(&self, ptr: u32, len: usize) -> Rule {
-        Rule::OutOfRange { ptr, len: len as u64, size: self.0.len() }
+    fn out_of_range(&self, ptr: u32, len: usize) -> OutOfRange {
+        OutOfRange { ptr, len: len as u64, size: self.0.len() }
     }
 }
 
@@ -135,8 +145,8 @@ mod tests {
         assert!(memory.bytes(u32::MAX, u32::MAX).is_err());
         assert!(memory.buffer(7, usize::MAX).is_err());
         assert_eq!(
-            memory.write(7, 2, b"ab").map_err(|rule| rule.to_string()),
-            Err("got 2 bytes at 7, outside the memory of 8 bytes".into())
+            memory.write(7, 2, b"ab").map_err(|range| range.to_string()),
+            Err("2 bytes at 7, outside the memory of 8 bytes".into())
         );
     }
 

@@ -1,41 +1,10 @@
 //! The nginx side: the module record, and how it hooks into a configuration. All unsafe code of the
 //! crate is in here, and nothing but glue.
 
-mod access;
-mod body;
-mod cache;
-mod cf;
-mod chain;
-mod child;
-mod collect;
 mod conf;
-mod ctx;
-mod directives;
-mod early;
 mod exchange;
-mod fault;
-mod ffi;
-mod filter;
-mod headers_in;
-mod headers_out;
-mod line;
-mod load;
-mod log;
-mod output;
-mod page;
-mod plugin;
-mod reply;
-mod request;
-mod rights;
-mod saved;
-mod slots;
-mod spool;
-mod status;
-mod task;
-mod timer;
-mod uri;
-mod variables;
-mod worker;
+mod guests;
+mod ngx;
 
 #[cfg(any(test, feature = "fuzzing"))]
 mod bench;
@@ -52,17 +21,21 @@ use nginx_sys::{
     ngx_http_module_t, ngx_http_phases_NGX_HTTP_ACCESS_PHASE, ngx_int_t, ngx_module_t, ngx_uint_t,
 };
 
-use ffi::{ERROR, OK, guard};
+use conf::{directives, settings};
+use exchange::{access, filter, variables};
+use guests::{status, worker};
+use ngx::ffi::{self, ERROR, OK, guard};
+use ngx::log;
 
 static MODULE_CTX: ngx_http_module_t = ngx_http_module_t {
     preconfiguration: Some(variables::add),
     postconfiguration: Some(postconfiguration),
-    create_main_conf: Some(conf::create_main_conf),
+    create_main_conf: Some(settings::create_main_conf),
     init_main_conf: None,
     create_srv_conf: None,
     merge_srv_conf: None,
-    create_loc_conf: Some(conf::create_loc_conf),
-    merge_loc_conf: Some(conf::merge_loc_conf),
+    create_loc_conf: Some(settings::create_loc_conf),
+    merge_loc_conf: Some(settings::merge_loc_conf),
 };
 
 /// The module record that nginx looks up by this name.
@@ -101,26 +74,6 @@ pub(crate) static ngx_module_order: Table<c_char, 3> =
 
 const MODULE_NAME: *const c_char = c"ngx_http_wasm_handler_module".as_ptr();
 
-/// The record as nginx functions take it.
-fn module_ptr() -> *mut ngx_module_t {
-    addr_of_mut!(ngx_http_wasm_handler_module)
-}
-
-/// Our slot in contexts and configurations.
-fn ctx_index() -> usize {
-    // SAFETY: nginx sets the index before it reads a configuration; one thread.
-    unsafe { (*module_ptr()).ctx_index }
-}
-
-/// As if the library had been unloaded: nginx gives new indices when it loads the module again.
-fn forget_indices() {
-    // SAFETY: called when no configuration uses the module any more; one thread.
-    unsafe {
-        (*module_ptr()).index = ngx_uint_t::MAX;
-        (*module_ptr()).ctx_index = ngx_uint_t::MAX;
-    }
-}
-
 /// Hooks in where some location has a guest; otherwise the module costs nothing.
 unsafe extern "C" fn postconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
     guard(ERROR, || {
@@ -135,15 +88,16 @@ unsafe extern "C" fn postconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
             );
             return ERROR;
         }
-        if conf::load_unused(cf).is_err() {
+        if settings::load_unused(cf).is_err() {
             return ERROR;
         }
         // SAFETY: postconfiguration runs inside the http block, once, after its directives.
-        let main = unsafe { conf::main_conf(cf) };
+        let main = unsafe { settings::main_conf(cf) };
         if !main.has_guests() {
             return OK;
         }
-        if status::zone::add(cf, main).is_err() {
+        settings::warn_of_encoders(cf);
+        if status::zone::add(cf, &main.http.meters).is_err() {
             return ERROR;
         }
         // SAFETY: the core module's main conf exists in every http block; its phase arrays are

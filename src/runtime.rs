@@ -4,11 +4,15 @@
 mod backtrace;
 pub mod breaker;
 mod engine;
+pub mod error;
 pub mod guest;
 pub mod inspect;
 pub mod instance;
+mod outline;
 pub mod pool;
 pub mod precompiled;
+#[cfg(feature = "restless")]
+mod restless;
 pub mod snapshot;
 pub mod throttle;
 pub mod ticker;
@@ -76,8 +80,11 @@ pub struct Limits {
     /// What one call may run before it gives way to others. Measured by a [`ticker::Ticker`]: up
     /// to one period of it longer.
     pub slice: Duration,
-    /// What one call may run in all; waiting does not count.
+    /// What one call may run in all, in CPU time: waiting does not count, nor what other processes
+    /// take.
     pub timeout: Duration,
+    /// The same for the start functions of an instance together.
+    pub start_timeout: Duration,
 }
 
 /// Elements that a table may have, see [`Limits`].
@@ -89,13 +96,15 @@ pub(crate) const TABLES: usize = 16;
 impl Default for Limits {
     /// 128 MiB is what guests in Go need to be at ease; 2^20 elements (8 MiB) are forty times the
     /// table of an 11 MB Go guest. 5 ms is what other requests of the worker can bear to wait, and
-    /// a second is more than any filter should want.
+    /// a second is more than any filter should want. The
+    /// rule set of a firewall takes seconds to start.
     fn default() -> Self {
         Limits {
             memory_bytes: 128 << 20,
             table_elements: TABLE_ELEMENTS,
             slice: Duration::from_millis(5),
             timeout: Duration::from_secs(1),
+            start_timeout: Duration::from_secs(30),
         }
     }
 }

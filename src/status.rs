@@ -1,5 +1,5 @@
 //! What operators get to see of guests: the figures ([`cells`]), whose they are ([`directory`]), and
-//! the three ways of showing them. Knows neither the engine nor nginx; the memory that the figures
+//! the three ways of showing them. Knows neither the engine nor the server; the memory that the figures
 //! are in is somebody else's.
 
 pub mod cells;
@@ -11,7 +11,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use askama::Template;
-use serde::Serialize;
+use serde::ser::SerializeMap as _;
+use serde::{Serialize, Serializer};
 
 use crate::abi::Features;
 use cells::{BOUNDS_NS, Counter, Distribution, Failure, Gauge, Totals};
@@ -38,15 +39,33 @@ pub struct About {
 pub struct Report {
     /// Version of this module.
     pub module: &'static str,
-    /// Version of nginx.
-    pub nginx: String,
+    /// The server that it is a module of.
+    #[serde(flatten)]
+    pub server: Server,
     /// Worker processes, those that finish what they have after a reload included.
     pub workers: u64,
     /// In the order of their names.
     pub guests: Vec<Guest>,
 }
 
-/// One guest. Counts are of all workers since nginx was started, or since the guest came.
+/// A server; the name is the key of its version.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// How it is called.
+    pub name: &'static str,
+    /// Its version.
+    pub version: String,
+}
+
+impl Serialize for Server {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(1))?;
+        map.serialize_entry(self.name, &self.version)?;
+        map.end()
+    }
+}
+
+/// One guest. Counts are of all workers since the server was started, or since the guest came.
 #[derive(Clone, Debug, Serialize)]
 pub struct Guest {
     /// How logs call it.
@@ -60,7 +79,7 @@ pub struct Guest {
     /// Where it is configured.
     pub places: Vec<String>,
     /// Features it has enabled so far.
-    pub features: Vec<&'static str>,
+    pub features: Vec<String>,
     /// What loading took: reading, compiling, start functions.
     pub load_seconds: f64,
     /// `handle_request` was to be called.
@@ -155,21 +174,15 @@ impl Guest {
             .iter()
             .map(|&failure| (failure.name(), totals.counter(Counter::Failed(failure))))
             .collect();
-        let features = Features::from_bits(u32::try_from(totals.features).unwrap_or_default());
-        let features = [
-            (Features::BUFFER_REQUEST, "buffer_request"),
-            (Features::BUFFER_RESPONSE, "buffer_response"),
-            (Features::TRAILERS, "trailers"),
-        ]
-        .into_iter()
-        .filter_map(|(feature, name)| features.contains(feature).then_some(name));
+        let features =
+            Features::from_bits_retain(u32::try_from(totals.features).unwrap_or_default());
         Guest {
             name: about.name.clone(),
             path: about.path.clone(),
             sha256: about.sha256.clone(),
             file_bytes: about.file_bytes,
             places: about.places.clone(),
-            features: features.collect(),
+            features: features.names().collect(),
             load_seconds: about.load.as_secs_f64(),
             requests: totals.counter(Counter::Requests),
             passed: totals.counter(Counter::Passed),

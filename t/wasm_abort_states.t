@@ -261,7 +261,7 @@ for my $way (qw/ fin rst connection /) {
 
 ok(wait_until(sub { open_files($worker) eq $open }), 'nothing is left open')
 	or diag("before: $open\nafter: " . open_files($worker));
-is(join(' ', temporary_files($t)), '', 'no temporary files');
+ok(wait_until(sub { !temporary_files($t) }), 'no temporary files');
 is(join(' ', worker_pids($t)), $worker, 'same worker');
 is(lines(qr/\[(?:alert|crit|emerg)\]/), 0, 'nothing worse than an error');
 is(error_log_count($t, qr/exited on signal/), 0, 'no crash');

@@ -23,7 +23,7 @@ select STDOUT; $| = 1;
 
 use Digest::SHA qw/ sha256_hex /;
 
-my $t = Test::Nginx->new()->has(qw/http proxy http_v2/)->plan(64);
+my $t = Test::Nginx->new()->has(qw/http proxy http_v2/)->plan(78);
 
 my ($listen, $on) = $t->has_version('1.25.1') ? ('', 'http2 on;') : (' http2', '');
 
@@ -51,6 +51,9 @@ http {
         location /steps { http_wasm steps.wat; proxy_pass http://127.0.0.1:8081; }
         location /buffered { http_wasm buffered.wat; proxy_pass http://127.0.0.1:8081; }
         location /unread { http_wasm unread.wat; proxy_pass http://127.0.0.1:8081; }
+        location /refuse/steps { http_wasm steps.wat config=refuse; proxy_pass http://127.0.0.1:8082; }
+        location /refuse/buffered { http_wasm buffered.wat config=refuse; proxy_pass http://127.0.0.1:8082; }
+        location /refuse/unread { http_wasm unread.wat config=refuse; proxy_pass http://127.0.0.1:8082; }
         location /answer/steps { http_wasm steps.wat config=answer; proxy_pass http://127.0.0.1:8082; }
         location /answer/buffered { http_wasm buffered.wat config=answer; proxy_pass http://127.0.0.1:8082; }
         location /answer/unread { http_wasm unread.wat config=answer; proxy_pass http://127.0.0.1:8082; }
@@ -60,7 +63,11 @@ http {
 EOF
 
 # With a configuration the guest answers by itself, else it goes on.
-my $end = '(i64.extend_i32_u (i32.eqz (call $get_config (i32.const 0) (i32.const 0))))';
+my $end = <<'EOF';
+    (if (i32.eq (call $get_config (i32.const 1024) (i32.const 100)) (i32.const 6))
+      (then (if (i32.eq (i32.load8_u (i32.const 1024)) (i32.const 114)) (then (call $set_status_code (i32.const 403))))))
+    (i64.extend_i32_u (i32.eqz (call $get_config (i32.const 0) (i32.const 0))))
+EOF
 guest($t, 'steps.wat', <<EOF);
   (func (export "handle_request") (result i64)
     (call \$set_req &"x-read" (call \$dec (call \$read_all (i32.const 0) (i32.const 7))))
@@ -105,6 +112,20 @@ for my $guest (qw/ steps buffered unread /) {
 	like(read_reply($s), qr/^HTTP\/1.1 100 /, "$guest, Expect: 100-continue is answered");
 	syswrite $s, $small;
 	seen($guest, $small, 'Expect: 100-continue', content(read_reply($s)));
+
+	# Whoever refuses without the body does not ask for it; any other answer comes behind 100, as that of nginx's "return".
+	for my $kind ('answer', 'refuse') {
+		$s = connection();
+		my $asks = $guest eq 'steps' || $kind eq 'answer' ? 100 : 403;
+		syswrite $s, "POST /$kind/$guest HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\nExpect: 100-continue\r\n\r\n";
+		like(read_reply($s), qr/^HTTP\/1.1 $asks /, "$guest, Expect: 100-continue and to $kind");
+		next unless $asks == 100;
+		syswrite $s, $small;
+		my $status = $kind eq 'answer' ? 200 : 403;
+		like(read_reply($s), qr/^HTTP\/1.1 $status /, "$guest, then to $kind");
+		syswrite $s, "GET /$guest HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+		like(read_reply($s), qr/^HTTP\/1.1 200 /, "$guest, and the connection is in step");
+	}
 
 	# A local reply leaves the connection in step, with bodies read and unread.
 	my $next = "POST /$guest HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n$small";

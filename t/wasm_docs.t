@@ -10,6 +10,7 @@ use strict;
 
 use CPAN::Meta::YAML;
 use Digest::SHA qw/ sha256_hex /;
+use File::Find qw/ find /;
 use Test::More;
 
 BEGIN { use FindBin; chdir($FindBin::Bin); }
@@ -116,19 +117,54 @@ like($dockerfile, qr/cargo \Q$cli\E$/m, 'pkg/docker/Dockerfile: builds http-wasm
 ###############################################################################
 # Directives and variables
 
-my $source = slurp(repo() . '/src/nginx/directives.rs');
-my %directive = map { $_ => 1 } $source =~ /command\(c"(http_wasm\w*)"/g;
-my $readme = slurp(repo() . '/README.md');
-my ($reference) = $readme =~ /^## Directives\n(.*?)^## /ms;
-my %described = $reference =~ /^### (http_wasm\w*)\n(.*?)(?=^### |\z)/gms;
+# What the module's source has: directives with the contexts they stand in and the words they take, and variables.
+my $source = sources('src/nginx');
+my %context = (NGX_HTTP_MAIN_CONF => 'http', NGX_HTTP_SRV_CONF => 'server', NGX_HTTP_LOC_CONF => 'location',
+	NGX_HTTP_LMT_CONF => 'limit_except');
+my %directive;
+while ($source =~ /\b(main_)?command\(\s*c"(http_wasm\w*)",\s*NGX_CONF_(\w+),/g) {
+	my ($main, $name, $words) = ($1, $2, $3);
+	# One that stands elsewhere says so before it.
+	my ($types) = substr($source, 0, $-[0]) =~ /ngx_command_t \{\s*type_: \(([^)]*)\) as ngx_uint_t,\s*\.\.$/;
+	my @contexts = map { $context{$_} // () } split /\s*\|\s*/, $types // '';
+	@contexts = $main ? 'http' : qw/ http server location / unless defined $types;
+	$directive{$name} = { contexts => join(', ', @contexts), words => $words };
+}
+my %variable = map { $_ => 1 } $source =~ /c"(wasm_\w+)"/g;
+cmp_ok(scalar keys %directive, '>=', 17, 'directives found in the source');
+cmp_ok(scalar keys %variable, '>=', 7, 'variables found in the source');
 
-is(join(' ', sort keys %described), join(' ', sort keys %directive), 'README has every directive, and no other');
+my $page = 'docs/directives.md';
+my %part = slurp(repo() . "/$page") =~ /^## (\w[\w ]*)\n(.*?)(?=^## |\z)/gms;
+my %described = $part{Directives} =~ /^### (http_wasm\w*)\n(.*?)(?=^### |\z)/gms;
+my @headings = $part{Directives} =~ /^### (.*)$/gm;
+
+is("@headings", join(' ', sort keys %directive), "$page has every directive, in order, and nothing else");
+
+my $with_parameters;
+my %form = (NOARGS => qr/^\w+;$/, TAKE1 => qr/^\w+ \S+( \\\| \S+)*;$/);
 
 for my $name (sort keys %described) {
+	my $is = $directive{$name} or next;
 	my %row = $described{$name} =~ /^\| (\w[\w ]*) \| (.*) \|$/gm;
-	is(join(' ', sort keys %row), 'Appeared in Context Default Syntax', "$name: rows") or next;
+	my @rows = grep { exists $row{$_} } 'Syntax', 'Default', 'Context', 'Appeared in';
+	is("@rows", 'Syntax Default Context Appeared in', "$name: rows") or next;
 	like($row{'Appeared in'}, qr/^\d+\.\d+\.\d+$/, "$name: a version");
-	like($row{Syntax}, qr/^`$name[ ;]/, "$name: syntax");
+	is($row{Context}, $is->{contexts}, "$name: contexts");
+
+	# Forms of the directive, a line each.
+	for my $form (split /<br>/, $row{Syntax}) {
+		my ($text) = $form =~ /^`($name\b[^`]*;)`$/;
+		like($text // '', $form{ $is->{words} } // qr/ /, "$name: its syntax, $form");
+	}
+
+	# Parameters: nginx lists those it knows when it gets another.
+	loads("$name " . ($name eq 'http_wasm' ? 'guests/any.wat ' : '') . 'nonsense=1;', \my $said);
+	if ($said =~ /"$name" takes (.*)/) {
+		my ($here, $there) = map { join ' ', sort /\b(\w+)=/g } $row{Syntax}, $1;
+		is($here, $there, "$name: its parameters");
+		$with_parameters++;
+	}
 
 	# The default, where it is a directive, in each context.
 	my ($default) = $row{Default} =~ /^`($name [^`]*;)`$/ or next;
@@ -139,14 +175,38 @@ for my $name (sort keys %described) {
 	is_deeply(\%in, {}, "$name: contexts are nginx's");
 }
 
-for my $name (slurp(repo() . '/src/nginx/variables.rs') =~ /c"(wasm_\w+)"/g) {
-	like($readme, qr/^## Variables\n.*\$$name\b/ms, "README has \$$name");
-}
+cmp_ok($with_parameters // 0, '>=', 3, 'parameters compared');
 
-for my $page (@pages) {
-	my $text = slurp(repo() . "/$page");
+my @entries = map { s/`//gr =~ s/^\$//r =~ s/\*field\*$//r } $part{Variables} =~ /^### (`\$wasm_.*)$/gm;
+is("@entries", join(' ', sort keys %variable), "$page has every variable, in order, and no other");
+
+# The index: every directive below its contexts, every variable, in order, each leading to its entry.
+my %listed;
+for my $list ($part{'Index by context'} =~ /^(### .*?)(?=^### |\z)/gms) {
+	my ($title) = $list =~ /^### (.*)$/m;
+	my @items = $list =~ /^- \[(.*?)\]\(#/gm;
+	is(scalar @items, scalar(() = $list =~ /^- /gm), "$page: index of $title: entries with links");
+	my @names = map { s/[`\$]|\*field\*//gr } @items;
+	is("@names", join(' ', sort @names), "$page: index of $title: in order");
+	for my $item ($list =~ /^- (\[.*?\]\(#.*?\)): \S/gm) {
+		my ($name, $to) = $item =~ /^\[(.*)\]\(#(.*)\)$/;
+		is($to, anchor($name), "$page: index of $title: $name leads to its entry");
+		my $plain = $name =~ s/[`\$]|\*field\*//gr;
+		$listed{$plain} = join ', ', grep { defined } $listed{$plain}, $title =~ s/`//gr;
+	}
+}
+is_deeply(\%listed, { (map { $_ => $directive{$_}{contexts} } keys %directive), map { $_ => 'Variables' } keys %variable },
+	"$page: the index has everything at its place");
+
+###############################################################################
+# Links
+
+my %linked;
+
+for my $page (@pages, 't/conformance/RESULTS.md') {
+	my $text = prose($page);
 	# Code has names of its own, and nginx has looked at configurations.
-	my @unknown = grep { !$directive{$_} } $text =~ s/^```.*?^```$//gmsr =~ /(?<![\w\/.])(http_wasm_[a-z_]+)\b(?!\.h)/g;
+	my @unknown = grep { !$directive{$_} } $text =~ /(?<![\w\/.])(http_wasm_[a-z_]+)\b(?!\.h)/g;
 	is("@unknown", '', "$page: directives that exist");
 
 	my @dead;
@@ -155,10 +215,15 @@ for my $page (@pages) {
 		my ($path, $anchor) = split /#/, $link, 2;
 		my $to = length $path ? ($page =~ s{[^/]*$}{}r) . $path : $page;
 		1 while $to =~ s{[^/]+/\.\./}{};
+		$linked{$page}{$to} = 1;
 		push @dead, $link if !-e repo() . "/$to"
-			or $anchor && !grep { $_ eq $anchor } map { anchor($_) } slurp(repo() . "/$to") =~ /^#+ (.*)$/mg;
+			or defined $anchor && !grep { $_ eq $anchor } map { anchor($_) } prose($to) =~ /^#+ (.*)$/mg;
 	}
 	is("@dead", '', "$page: links that lead somewhere");
+}
+
+for my $page (grep { $_ ne 'README.md' } @pages) {
+	ok($linked{'README.md'}{$page}, "$page: the README links to it");
 }
 
 done_testing();
@@ -200,6 +265,11 @@ sub loads {
 	return $exit == 0;
 }
 
+# The Makefile with what it includes.
+sub makefile {
+	return join '', map { slurp($_) } repo() . '/Makefile', glob(repo() . '/build/*.mk');
+}
+
 # Commands of the Makefile, of the command-line program, or of a guide, which wasm_docs_guests.t runs.
 sub check_commands {
 	my ($b) = @_;
@@ -210,7 +280,7 @@ sub check_commands {
 		return;
 	}
 	if (my ($by) = $b->{note} =~ /^run by (\S+)$/) {
-		ok(-x repo() . "/$by" && slurp(repo() . '/Makefile') =~ /^\t.*\Q$by\E /m, "$b->{place}: $by runs it");
+		ok(-x repo() . "/$by" && makefile() =~ /^\t.*\Q$by\E /m, "$b->{place}: $by runs it");
 		return;
 	}
 	if (my ($in) = $b->{note} =~ /^run in (\S+)$/) {
@@ -218,14 +288,13 @@ sub check_commands {
 		return;
 	}
 
-	my $makefile = slurp(repo() . '/Makefile');
 	my ($enum) = slurp(repo() . '/src/cli/args.rs') =~ /^pub\S* enum Command \{$(.*?)^\}$/ms;
 	my %runs = map { $_ => 1 } slurp(repo() . '/tests/cli/docs.rs') =~ /"([\w\/]+\.md)"/g;
 	my %verbs = map { lc $_ => 1 } $enum =~ /^    ([A-Z]\w*)/mg;
 	for my $command (grep { /\S/ } split /\n/, $b->{text}) {
-		my ($target) = $command =~ /(?:^|; )(?:\w+=\S+ )*make ([\w-]+)$/;
+		my ($target) = $command =~ /(?:^|; )(?:\w+=\S+ )*make ([\w.-]+)$/;
 		my ($verb) = $command =~ /^http-wasm ([\w-]+) /;
-		ok($target ? $makefile =~ /^\Q$target\E:.* ## /m : $verb && $verbs{$verb} && $runs{ $b->{page} },
+		ok($target ? makefile() =~ /^\Q$target\E:.* ## /m : $verb && $verbs{$verb} && $runs{ $b->{page} },
 			"$b->{place}: \"$command\" is a target of the Makefile, or run by tests/cli/docs.rs");
 	}
 }
@@ -237,6 +306,21 @@ sub check_file {
 	my $path = repo() . "/$b->{note}";
 	return fail("$b->{place}: no file named above it") unless length $b->{note} && -f $path;
 	ok(index("\n" . slurp($path), "\n$b->{text}") >= 0, "$b->{place}: is in $b->{note}");
+}
+
+# A page without its blocks of code.
+sub prose {
+	my ($page) = @_;
+	return slurp(repo() . "/$page") =~ s/^```.*?^```$//gmsr;
+}
+
+# The Rust sources below a directory, as one text.
+sub sources {
+	my ($in) = @_;
+
+	my @files;
+	find({ no_chdir => 1, wanted => sub { push @files, $_ if /\.rs$/ } }, repo() . "/$in");
+	return join "\n", map { slurp($_) } sort @files;
 }
 
 # How GitHub names a heading.

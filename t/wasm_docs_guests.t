@@ -92,7 +92,7 @@ sub build {
 
 	# cargo has a place and a name of its own.
 	my ($package) = $block->{text} =~ /^cargo .*--package (\S+)/;
-	my ($file) = $block->{text} =~ / -o (\S+)/;
+	my ($file) = reverse $block->{text} =~ / -o (\S+)/g;
 	return $package ? "$kept/wasm32-wasip1/release/$package.wasm" : "$copy/$file";
 }
 

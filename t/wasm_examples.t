@@ -28,7 +28,7 @@ my @confs = map { s{.*/}{}r } sort glob "$examples/*.conf";
 plan(skip_all => 'no examples') unless @confs;
 $t->plan(scalar @confs);
 
-# The examples expect module and guests below the prefix, as the README installs them.
+# The examples expect module and guests below the prefix.
 mkdir $t->testdir() . "/$_" for qw/ modules guests logs /;
 symlink module_path(), $t->testdir() . '/modules/ngx_http_wasm_handler_module.so' or die "symlink: $!\n";
 for my $guest (glob "$examples/guests/*") {

@@ -13,6 +13,7 @@ BEGIN { use FindBin; chdir($FindBin::Bin); }
 
 use lib 'lib';
 use Test::Nginx;
+use Test::Nginx::Peers;
 use Test::Nginx::Wasm;
 
 ###############################################################################
@@ -45,7 +46,12 @@ http {
         server_name  localhost;
 
 LOCATIONS
-        location /late/ { http_wasm late.wat; http_wasm_pool max=1 queue=0; proxy_pass http://127.0.0.1:8081/; }
+        location /late/ {
+            http_wasm late.wat;
+            http_wasm_pool max=1 queue=0;
+            proxy_pass http://127.0.0.1:8081/;
+            location /late/hold { proxy_pass http://127.0.0.1:8082; }
+        }
         location /fine { http_wasm fine.wat; proxy_pass http://127.0.0.1:8081; }
     }
 }
@@ -84,6 +90,7 @@ EOF
 guest($t, 'fine.wat', '');
 
 backend($t);
+my $upstream = upstream(8082);
 $t->run();
 
 my @workers;
@@ -105,6 +112,8 @@ for my $phase (@phases) {
 # The client goes away while the response is being collected.
 my $s = connection();
 print $s "GET /late/hold HTTP/1.1\r\nHost: localhost\r\n\r\n";
+my $up = arrives($upstream);
+print $up "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nfirst";
 close $s;
 error_log_like($t, qr{\[error\].*guest "late": handle_response: proc_exit\(3\)}, 'late: logged');
 is(status(curl('/late/')), 200, 'late: serves on');

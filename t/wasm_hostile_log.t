@@ -116,7 +116,7 @@ for my $flood (@floods) {
 
 	my $grown = -s $t->testdir() . '/flood.log';
 	cmp_ok($grown - $size, '>', 0, "$flood: something is logged");
-	cmp_ok($grown - $size, '<', 10_000_000, "$flood: but not all of it");
+	cmp_ok($grown - $size, '<', 1_200_000, "$flood: but not all of it");
 	$size = $grown;
 }
 

@@ -77,8 +77,11 @@ $t->run();
 ###############################################################################
 
 # Both instances are of a and in use.
-my @a = map { request("/a/$_") } 1 .. 2;
-my @up = map { arrives_at($upstream, "/a/$_") } 1 .. 2;
+my (@a, @up);
+for my $uri ('/a/1', '/a/2') {
+	push @a, request($uri);
+	push @up, arrives_at($upstream, $uri);
+}
 my $b = request('/b/1');
 my $c = request('/c/1');
 my $third = request('/a/3');

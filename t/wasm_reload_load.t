@@ -23,8 +23,11 @@ use Test::Nginx::Wasm;
 select STDERR; $| = 1;
 select STDOUT; $| = 1;
 
+# How much of it: 25 times are more than 100,000 requests.
+my $times = $ENV{TEST_NGINX_TIMES} || 1;
+
 # nginx calls a killed worker an alert.
-my $t = Test::Nginx->new()->has(qw/http proxy/)->todo_alerts()->plan(29);
+my $t = Test::Nginx->new()->has(qw/http proxy/)->todo_alerts()->plan(29 + 9 * ($times - 1));
 
 $t->write_file_expand('nginx.conf', <<'EOF');
 
@@ -117,7 +120,7 @@ ok(patiently(sub { waitpid $t->{daemons}[-1], 1 }), 'the parent has gone');
 my $load = load();
 reload() for 1 .. 2;
 my %before = taken($master);
-is(scalar(grep { reload() } 1 .. 10), 10, 'ten reloads, requests of every client between any two');
+is(scalar(grep { reload() } 1 .. 10 * $times), 10 * $times, 'reloads, requests of every client between any two');
 my %after = taken($master);
 over('reloads');
 diag("master before and after: $before{maps} and $after{maps} mappings, " . "$before{memory} and $after{memory} kB");
@@ -127,7 +130,7 @@ cmp_ok($after{memory} - $before{memory}, '<', 8192 + kept_memory(), 'memory of t
 
 # A binary upgrade. A server that was not started as a daemon takes WINCH only when it is an upgraded one.
 
-for my $turn ('first', 'second') {
+for my $turn (('first', 'second') x $times) {
 	$load = load();
 	served();
 	kill 'USR2', $master;

@@ -150,8 +150,9 @@ is(header($r, 'x-saw-length'), undef, 'of unknown length');
 is(length(content(curl('/size/1000000'))), 1_000_000, 'a megabyte streams');
 
 $r = curl('-r', '10-14', '/ranges/1000');
-is(status($r), 206, 'range');
-is(content($r), '01234', 'range content');
+# Behind a guest that waits the client gets all of it.
+is(status($r), restless() ? 200 : 206, 'range');
+is(content($r), restless() ? '0123456789' x 100 : '01234', 'range content');
 
 $r = curl('/static/page.html');
 is(header($r, 'x-saw-type'), 'text/html', 'static: type seen');

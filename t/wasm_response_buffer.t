@@ -13,6 +13,7 @@ BEGIN { use FindBin; chdir($FindBin::Bin); }
 
 use lib 'lib';
 use Test::Nginx;
+use Test::Nginx::Peers;
 use Test::Nginx::Wasm;
 
 ###############################################################################
@@ -128,6 +129,6 @@ while (my ($directive, $reason) = splice @bad, 0, 2) {
 is($wrong, '', 'wrong directives are refused');
 
 is(status(curl('/size/1')), 200, 'worker serves on');
-is(scalar(grep { -f } glob $t->testdir() . '/*_temp/* ' . $t->testdir() . '/*_temp/*/*/*'), 0, 'no file left behind');
+ok(wait_until(sub { !temporary_files($t) }), 'no file left behind');
 
 ###############################################################################

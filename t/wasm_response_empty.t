@@ -111,8 +111,12 @@ $t->run();
 
 ###############################################################################
 
-my @waiting = map { request("/empty/$_") } 1 .. 3;
-my @up = map { arrives_at($upstream, "/empty/$_") } 1 .. 3;
+# One after the other while the guest is called, and then all at once.
+my (@waiting, @up);
+for my $n (1 .. 3) {
+	push @waiting, request("/empty/$n");
+	push @up, arrives_at($upstream, "/empty/$n");
+}
 answer($_) for @up;
 is(join(' ', map { header(http_end($_), 'x-count') } @waiting), '1 2 3', 'one instance, three at a time');
 

@@ -123,12 +123,16 @@ for my $guest (@guests) {
 	is(header($r, 'content-length'), undef, "$guest, gzip on, no length");
 	ok(content(curl("/$guest/gzip/size/100000")) eq $long, "$guest, gzip on, not asked for");
 	$r = curl('-H', 'Accept-Encoding: gzip', "/$guest/gunzip/gzip");
-	is(header($r, 'content-encoding'), 'gzip', "$guest, gunzip not needed");
+	# Guests that have the body are not given an encoded one.
+	my $packed = $guest eq 'header';
+	is($packed ? header($r, 'content-encoding') : content($r), $packed ? 'gzip' : $made->("packed by the backend\n"),
+		"$guest, gunzip for guests");
 	$r = curl("/$guest/gunzip/gzip");
 	is(content($r), $made->("packed by the backend\n"), "$guest, gunzip");
 	is(header($r, 'content-encoding'), undef, "$guest, gunzip, encoding gone");
 	$r = curl('-H', 'Accept-Encoding: gzip', "/$guest/packed/packed");
-	is(Compress::Zlib::memGunzip(content($r) =~ s/^<(.*)>$/$1/sr), 'packed', "$guest, gzip_static");
+	is($packed ? Compress::Zlib::memGunzip(content($r)) : content($r), $packed ? 'packed' : $made->('not packed'),
+		"$guest, gzip_static");
 
 	is(content(curl("/$guest/sub/size/10")), $made->('012three6789'), "$guest, sub_filter");
 	is(content(curl("/$guest/ssi/ssi.html")), $made->("uri /$guest/ssi/ssi.html, part 0123."), "$guest, SSI");

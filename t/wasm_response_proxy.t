@@ -137,7 +137,8 @@ for my $guest (@guests) {
 		my $body = content(curl("/$guest/$how/gzip"));
 		$body =~ s/^<(.*)>$/$1/s if $guest eq 'wrap';
 		is(Compress::Zlib::memGunzip($body), "packed by the backend\n", "$name, upstream gzip");
-		is(header(curl("/$guest/$how/gzip"), 'content-encoding'), 'gzip', "$name, upstream gzip, named");
+		is(header(curl("/$guest/$how/gzip"), 'content-encoding'), $guest eq 'wrap' ? undef : 'gzip',
+			"$name, upstream gzip, named unless replaced");
 	}
 
 	for my $status (204, 304) {
@@ -159,7 +160,8 @@ for my $guest (@guests) {
 	is(content($r[1]), $made->('0123456789' x 2), "$guest, proxy_cache hit");
 	is($r[0]{exit} . $r[2]{exit}, '00', "$guest, HEAD cached");
 	is(header($r[2], 'content-length'), $guest eq 'wrap' ? undef : 20, "$guest, HEAD cached, length");
-	is(status($r[3]) . content($r[3]), $buffers ? 200 . $made->('0123456789' x 2) : '206234', "$guest, Range of the cached");
+	is(status($r[3]) . content($r[3]), $buffers || restless() ? 200 . $made->('0123456789' x 2) : '206234',
+		"$guest, Range of the cached");
 
 	for my $state (qw/ miss hit /) {
 		$r = curl("/$guest/slice/sliced");

@@ -92,6 +92,9 @@ pub(crate) struct GuestArgs {
     /// Time that one call of the guest may run.
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = time)]
     timeout: Duration,
+    /// Time that its start functions may run.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = time)]
+    start_timeout: Duration,
 }
 
 impl GuestArgs {
@@ -109,6 +112,7 @@ impl GuestArgs {
         let limits = Limits {
             memory_bytes: usize::try_from(self.memory_limit).unwrap_or(usize::MAX),
             timeout: self.timeout,
+            start_timeout: self.start_timeout,
             ..Limits::default()
         };
         let name = self.name.clone().unwrap_or_else(|| stem(&self.path));

@@ -11,7 +11,7 @@ use super::load::{self, Loaded};
 use super::text::{bytes, log_lines, ms};
 use super::{Failure, print};
 use crate::abi::Level;
-use crate::error::Escaped;
+use crate::escaped::Escaped;
 use crate::host::policy::RESPONSE_MAX;
 use crate::runtime::precompiled::{self, digest, hex};
 use crate::runtime::{Compile, Engine};
@@ -109,12 +109,6 @@ fn exports(loaded: &Loaded) -> Vec<String> {
     loaded.module.exports().map(|export| printable(export.name())).collect()
 }
 
-fn feature_names(loaded: &Loaded) -> Vec<String> {
-    let names = format!("{:?}", loaded.started.features);
-    let names = names.trim_matches(['{', '}']).split(", ");
-    names.filter(|name| !name.is_empty()).map(str::to_owned).collect()
-}
-
 fn text(path: &Path, source: &[u8], loaded: &Loaded) -> String {
     let started = &loaded.started;
     let list = |names: &[String]| match names {
@@ -132,7 +126,7 @@ fn text(path: &Path, source: &[u8], loaded: &Loaded) -> String {
     for (module, names) in imports(loaded) {
         line("imports", &format!("{module}: {}", names.join(", ")));
     }
-    line("features", &list(&feature_names(loaded)));
+    line("features", &list(&started.features.names().collect::<Vec<_>>()));
     line("compiled", &format!("in {}", ms(started.compiled)));
     line(
         "started",
@@ -154,7 +148,7 @@ fn json(path: &Path, source: &[u8], loaded: &Loaded) -> String {
         "sha256": hex(&digest(source)),
         "exports": exports(loaded),
         "imports": imports,
-        "features": feature_names(loaded),
+        "features": loaded.started.features.names().collect::<Vec<_>>(),
         "compile_ms": started.compiled.as_secs_f64() * 1e3,
         "start_ms": started.started.as_secs_f64() * 1e3,
         "start_calls": started.calls,

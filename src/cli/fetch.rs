@@ -15,7 +15,7 @@ use super::args::Fetch;
 use super::place::{Draft, cannot_write};
 use super::registry::{Reference, Registry};
 use super::{Failure, print, progress};
-use crate::error::Escaped;
+use crate::escaped::Escaped;
 use crate::runtime::precompiled::{Sha256Digest, hex};
 
 /// Time to reach a server.

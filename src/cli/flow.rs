@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
-use super::exchange::{Exchange, Home, Lent, Mode, add_response_field, add_response_trailer, is};
+use super::exchange::{Exchange, Home, Lent, is, owned};
 use super::message::{Content, Line, Request, Response};
 use super::turns::{Ran, Turns};
 use crate::abi::{Features, Level, Next};
-use crate::error::CallError;
-use crate::host::policy::{frames_response, is_single, is_validator};
+use crate::host::policy::{is_single, is_validator};
 use crate::http::on_the_wire;
+use crate::runtime::error::CallError;
 use crate::runtime::instance::Instance;
 
 /// What became of an exchange.
@@ -67,7 +67,7 @@ pub(crate) fn serve(
         times: Vec::new(),
         instructions: None,
         memory_bytes: 0,
-        features: Features::NONE,
+        features: Features::empty(),
     };
     let before = instance.instructions();
     outcome.end = calls(turns, instance, &mut outcome, response);
@@ -173,15 +173,11 @@ fn received_back(exchange: &mut Exchange, buffered: bool) -> Request {
 
 /// The guest's own response.
 fn answer(exchange: &mut Exchange, to_head: bool) -> Response {
-    let early = std::mem::take(&mut exchange.early);
+    let early = exchange.kept.take_early();
     let status = early.status.unwrap_or(200);
     let mut content = Content { body: std::mem::take(&mut exchange.own), ..Content::default() };
-    for (name, value) in &early.fields {
-        add_response_field(&mut content.fields, name, value);
-    }
-    for (name, value) in &early.trailers {
-        add_response_trailer(&mut content.trailers, name, value);
-    }
+    content.fields.extend(owned(&early.fields));
+    content.trailers.extend(owned(&early.trailers));
     let no_body = matches!(status, 204 | 304);
     if no_body && !content.body.is_empty() {
         let text = format!("a response of status {status} has no body; the guest's is dropped");
@@ -218,22 +214,16 @@ impl Way {
         }
         let validators = content.fields.iter().filter(|(name, _)| is_validator(name)).cloned();
         let validators = validators.collect();
-        let early = std::mem::take(&mut exchange.early);
-        for (name, value) in &early.trailers {
-            add_response_trailer(&mut content.trailers, name, value);
-        }
+        let early = exchange.kept.take_early();
+        content.trailers.extend(owned(&early.trailers));
         let taken = |name: &[u8]| content.fields.iter().any(|line| is(line, name));
-        let mut fields: Vec<Line> = early.fields;
-        fields.retain(|(name, _)| {
-            let ours = frames_response(name) || name.eq_ignore_ascii_case(b"content-length");
-            !(ours || is_single(name) && taken(name))
-        });
+        let mut fields: Vec<Line> =
+            owned(&early.fields).filter(|(name, _)| !is_single(name) || !taken(name)).collect();
         fields.append(&mut content.fields);
         content.fields = fields;
         let announced = length(content);
         let stream = std::mem::take(&mut content.body);
         exchange.response = response;
-        exchange.mode = Mode::Response;
         Way { to_head, validators, announced, stream, prefix: 0, whole: false }
     }
 

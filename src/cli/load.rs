@@ -10,7 +10,8 @@ use super::message::Request;
 use super::turns::Turns;
 use super::{Failure, GuestFailure, progress};
 use crate::abi::{Features, Level};
-use crate::error::{Escaped, LoadError};
+use crate::escaped::Escaped;
+use crate::runtime::error::LoadError;
 use crate::runtime::guest::{self, Guest, Settings};
 use crate::runtime::{Compile, Engine, Module};
 
@@ -47,15 +48,8 @@ pub(crate) fn source(path: &Path) -> Result<Vec<u8>, Failure> {
 
 /// Compiles bytes for this machine.
 pub(crate) fn compile(path: &Path, bytes: &[u8]) -> Result<(Engine, Module), Failure> {
-    compile_with(path, bytes, Engine::new)
-}
-
-/// Makes an engine.
-type NewEngine = fn(Compile) -> Result<Engine, LoadError>;
-
-fn compile_with(path: &Path, bytes: &[u8], engine: NewEngine) -> Result<(Engine, Module), Failure> {
     let refused = |error| refused(path, &error);
-    let engine = engine(Compile::Parallel).map_err(refused)?;
+    let engine = Engine::new(Compile::Parallel).map_err(refused)?;
     let module = guest::compile(&engine, bytes).map_err(refused)?;
     Ok((engine, module))
 }
@@ -94,11 +88,14 @@ pub(crate) fn load(
 fn attempt(path: &Path, bytes: &[u8], settings: Settings, rules: Rules) -> Result<Loaded, Failure> {
     let began = Instant::now();
     let engine = if rules.count { Engine::counting } else { Engine::new };
-    let (engine, module) = compile_with(path, bytes, engine)?;
+    let engine = engine(Compile::Parallel).map_err(|error| refused(path, &error))?;
+    let examined = Guest::<Lent>::examine(&engine, bytes, &settings);
+    examined.map_err(|error| refused(path, &error))?;
+    let module = guest::compile(&engine, bytes).map_err(|error| refused(path, &error))?;
     let compiled = began.elapsed();
+    let turns = Turns::new(&engine, settings.limits.slice)?;
     let guest = Guest::new(&engine, &module, settings).map_err(|error| refused(path, &error))?;
     let (host, home) = Lent::new(Exchange::new(rules, Request::default()));
-    let turns = Turns::unlimited(&engine)?;
     let began = Instant::now();
     let instance = turns.run(guest.start(host)).output;
     let started = began.elapsed();

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use ureq::http::StatusCode;
 
-use crate::error::Escaped;
+use crate::escaped::Escaped;
 use crate::http::{is_field_value, is_token};
 use crate::runtime::precompiled::{digest, hex};
 

@@ -14,7 +14,7 @@ use ureq::{Agent, Body};
 
 use super::Failure;
 use super::fetch::{Credentials, Intake, wrong_digest};
-use crate::error::Escaped;
+use crate::escaped::Escaped;
 use crate::runtime::precompiled::{Sha256Digest, digest, hex};
 
 /// Layers that are a guest.

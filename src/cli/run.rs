@@ -15,8 +15,7 @@ use super::message::{Content, Request, Response};
 use super::text::{bytes, difference, heading, log_lines, ms};
 use super::turns::Turns;
 use super::{DIFFERENT, Failure, GuestFailure, place, print};
-use crate::error::Escaped;
-use crate::runtime::Limits;
+use crate::escaped::Escaped;
 use crate::runtime::instance::Instance;
 use crate::runtime::precompiled::{digest, hex};
 
@@ -29,11 +28,15 @@ pub(crate) fn run(args: &Run) -> Result<(), Failure> {
     let response = response(&args.response, request.method == b"HEAD")?;
     let settings = args.guest.settings()?;
     let name = settings.name.clone();
-    let Limits { slice, timeout, .. } = settings.limits;
+    let slice = settings.limits.slice;
     let rules = Rules {
         log_level: args.log_level.into(),
         source_addr: args.source_addr.to_string(),
-        request_max: args.client_max_body_size,
+        // As in nginx, 0 is no limit.
+        request_max: match args.client_max_body_size {
+            0 => u64::MAX,
+            size => size,
+        },
         response_max: args.response_buffer,
         trace: args.trace,
         count: args.count,
@@ -44,7 +47,7 @@ pub(crate) fn run(args: &Run) -> Result<(), Failure> {
         anstream::eprintln!("start");
     }
     let loaded = load::load(path, source, settings, rules.clone(), LOAD_LIMIT)?;
-    let turns = Turns::limited(&loaded.engine, slice, timeout)?;
+    let turns = Turns::new(&loaded.engine, slice)?;
     let quiet = Rules { trace: false, ..rules.clone() };
     let mut instance: Option<Instance<Lent>> = None;
     let mut outcome = None;
@@ -226,9 +229,10 @@ fn text(name: &str, request: &Request, response: &Response, outcome: &Outcome) -
     text.push_str(&difference(&received, &to_next.map_or(received.clone(), Request::show)));
     text.push_str(&heading("response"));
     text.push_str(&difference(&from_next, &to_client.show()));
-    if !outcome.exchange.template.is_empty() {
+    let template = outcome.exchange.kept.template();
+    if !template.is_empty() {
         text.push_str(&heading("template"));
-        let _ = writeln!(text, " {}", Escaped(&outcome.exchange.template));
+        let _ = writeln!(text, " {}", Escaped(template));
     }
     if !outcome.exchange.log.is_empty() {
         text.push_str(&heading("log"));
@@ -297,7 +301,7 @@ fn json(name: &str, loaded: &Loaded, outcome: &Outcome) -> String {
         "response": response.map(|response| content(&response.content, json!({
             "status": response.status,
         }))),
-        "template": lossy(&outcome.exchange.template),
+        "template": lossy(outcome.exchange.kept.template()),
         "log": log_json(&outcome.exchange.log),
         "calls": outcome.exchange.calls,
         "instructions": outcome.instructions,

@@ -59,7 +59,7 @@ fn arguments(call: &Called<'_>) -> Vec<String> {
 }
 
 fn features(bits: u32) -> String {
-    let names = format!("{:?}", Features::from_bits(bits));
+    let names = format!("{:?}", Features::from_bits_retain(bits));
     match bits & !7 {
         0 => names,
         unknown => format!("{names} and {unknown:#x}"),
@@ -146,7 +146,7 @@ fn quoted(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::{Denied, Rule};
+    use crate::host::error::{Denied, Rule};
     use crate::memory::GuestMemory;
 
     fn traced(
@@ -204,7 +204,7 @@ mod tests {
         };
         assert_eq!(
             line(&call),
-            "set_status_code(9) ends the call: got status 9, expected 200 to 999"
+            "set_status_code(9) ends the call: got status 9, expected 100 to 999"
         );
     }
 }

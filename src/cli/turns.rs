@@ -9,14 +9,13 @@ use std::time::{Duration, Instant};
 
 use super::Failure;
 use crate::runtime::Engine;
-use crate::runtime::ticker::{Pace, Ticker};
+use crate::runtime::ticker::{self, Pace, Ticker};
 
 /// What runs calls of the guests of one engine.
 pub(crate) struct Turns {
     runtime: tokio::runtime::Runtime,
     pace: Arc<Pace>,
-    limit: Option<Duration>,
-    _ticker: Option<Ticker>,
+    _ticker: Ticker,
 }
 
 /// How a call went.
@@ -34,45 +33,32 @@ pub(crate) struct Ran<T> {
 pub(crate) struct Overdue(Duration);
 
 impl Turns {
-    /// For calls that somebody else limits.
-    pub(crate) fn unlimited(engine: &Engine) -> Result<Self, Failure> {
+    /// For calls that give way after each `slice`.
+    pub(crate) fn new(engine: &Engine, slice: Duration) -> Result<Self, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()
             .map_err(|error| Failure::new(format!("cannot set up a runtime: {error}")))?;
-        Ok(Turns { runtime, pace: Arc::clone(engine.pace()), limit: None, _ticker: None })
-    }
-
-    /// For calls that may take `limit` and give way after each `slice`.
-    pub(crate) fn limited(
-        engine: &Engine,
-        slice: Duration,
-        limit: Duration,
-    ) -> Result<Self, Failure> {
         let ticker = Ticker::start(engine, slice, || ())
             .map_err(|error| Failure::new(format!("cannot start a thread: {error}")))?;
-        let turns = Turns::unlimited(engine)?;
-        Ok(Turns { limit: Some(limit), _ticker: Some(ticker), ..turns })
+        Ok(Turns { runtime, pace: Arc::clone(engine.pace()), _ticker: ticker })
     }
 
     /// Runs a call to its end.
     pub(crate) fn run<F: Future>(&self, call: F) -> Ran<F::Output> {
         let mut call = pin!(call);
         let mut time = Duration::ZERO;
+        let mut ran = ticker::Ran::default();
         let output = self.runtime.block_on(poll_fn(|context| {
             let began = Instant::now();
-            let turn = self.pace.turn(time);
+            let turn = self.pace.turn(ran);
             let poll = call.as_mut().poll(context);
-            drop(turn);
+            ran = turn.end();
             time += began.elapsed();
             match poll {
                 Poll::Ready(output) => Poll::Ready(Ok(output)),
-                // Twice the limit: a guest in a loop is to be stopped inside, where its stack shows
-                // the place.
-                Poll::Pending => match self.limit {
-                    Some(limit) if time > 2 * limit => Poll::Ready(Err(Overdue(limit))),
-                    _ => Poll::Pending,
-                },
+                Poll::Pending if ran.is_overdue() => Poll::Ready(Err(Overdue(ran.limit()))),
+                Poll::Pending => Poll::Pending,
             }
         }));
         Ran { output, time }

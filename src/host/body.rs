@@ -1,10 +1,10 @@
 //! Host functions on bodies. Where a read goes on and what a write adds to is the embedder's
 //! business; who may read and write, and which write is the first, is decided here.
 
+use super::error::{Denied, Rule};
 use super::message::length;
-use super::{Host, State};
+use super::{Host, Sink, State};
 use crate::abi::{BodyKind, eof_len};
-use crate::error::{Denied, Rule};
 use crate::memory::GuestMemory;
 
 /// `read_body`: fills the guest's buffer in place, waiting for bytes if need be.
@@ -16,13 +16,13 @@ pub async fn read_body<H: Host>(
     limit: u32,
 ) -> Result<u64, Denied> {
     let kind = body_kind(kind)?;
-    let host = state.body_to_read(kind)?;
+    let (host, source) = state.body_to_read(kind)?;
     if limit == 0 {
         return Err(Rule::Empty("buffer").into());
     }
     let buf = memory.buffer(buf, limit as usize)?;
     let room = buf.len();
-    let chunk = host.read_body(kind, buf).await?;
+    let chunk = host.read_body(source, buf).await?;
     Ok(eof_len(chunk.eof, length(chunk.len.min(room) as u64)?))
 }
 
@@ -36,8 +36,15 @@ pub fn write_body<H: Host>(
 ) -> Result<(), Denied> {
     let kind = body_kind(kind)?;
     let bytes = memory.bytes(body, body_len)?;
-    let (host, write) = state.body_to_write(kind)?;
-    Ok(host.write_body(kind, write, bytes)?)
+    match state.body_to_write(kind)? {
+        Some((host, sink, write)) => {
+            if sink == Sink::Response {
+                host.empty_response(false);
+            }
+            Ok(host.write_body(sink, write, bytes)?)
+        }
+        None => Ok(()),
+    }
 }
 
 fn body_kind(kind: u32) -> Result<BodyKind, Rule> {

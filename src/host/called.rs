@@ -1,6 +1,6 @@
 //! One call of a host function as it ended, for embedders that show what a guest does.
 
-use crate::error::Denied;
+use super::error::Denied;
 use crate::memory::GuestMemory;
 
 /// What [`crate::host::Host::called`] is told.

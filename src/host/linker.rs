@@ -4,9 +4,9 @@
 use wasmtime::{Caller, Error, Extern, Linker, Memory, Result};
 
 use super::called::{Called, Returned};
+use super::error::{Denial, Denied};
 use super::{Host, State, body, fields, message};
 use crate::abi::{EXPORT_MEMORY, MODULE};
-use crate::error::{Denial, Denied};
 use crate::memory::GuestMemory;
 
 /// What a store must hold for these imports to work.

@@ -4,24 +4,26 @@
 //! A host function asks in this order: may I, are the arguments valid, then does it and answers
 //! with a length. [`super::linker`] turns a [`Denied`] into a trap with the function's name.
 
-use super::{Host, Phase, State};
+use super::error::{Denied, Rule};
+use super::kept::Kept;
+use super::{Host, Phase, State, Status, log};
 use crate::abi::{Features, Level};
-use crate::error::{Denied, Quoted, Rule};
-use crate::http::{Target, is_token};
+use crate::escaped::Quoted;
+use crate::http::{Target, is_refused_method, is_token};
 use crate::memory::GuestMemory;
 
 /// `enable_features`: what is enabled now. After next nothing can be enabled any more, so that
 /// what depends on it traps there instead of having no effect.
 pub fn enable_features<H: Host>(state: &mut State<H>, asked: u32) -> Result<u32, Denied> {
     let supported = state.any_phase()?.supported_features();
-    let granted = Features::from_bits(asked) & supported;
+    let granted = Features::from_bits_retain(asked) & supported;
     match state.phase {
         Phase::Start => {
-            state.start_features = state.start_features | granted;
+            state.start_features |= granted;
             state.features = state.start_features;
         }
-        Phase::Request => state.features = state.features | granted,
-        Phase::Response => (),
+        Phase::Request => state.features |= granted,
+        Phase::Response | Phase::Ended => (),
     }
     Ok(state.features.bits())
 }
@@ -48,7 +50,7 @@ pub fn log<H: Host>(
     if let Some(level) = Level::from_abi(level)
         && host.log_enabled(level)
     {
-        host.log(level, memory.bytes(message, message_len)?);
+        log::write(host, level, memory.bytes(message, message_len)?);
     }
     Ok(())
 }
@@ -85,6 +87,10 @@ pub fn set_method<H: Host>(
     if !is_token(method) {
         return Err(not_token("method", method));
     }
+    if is_refused_method(method) {
+        return Err(Rule::RefusedMethod(Quoted::new(method)).into());
+    }
+    charge(host, method.len())?;
     Ok(host.set_method(method)?)
 }
 
@@ -117,7 +123,10 @@ pub fn set_uri<H: Host>(
     let uri = memory.bytes(uri, uri_len)?;
     let target = Target::from_guest(uri)
         .map_err(|reason| Rule::BadTarget { reason, text: Quoted::new(uri) })?;
-    Ok(host.set_uri(&target.normal())?)
+    let target = target.normal();
+    // As it was set, decoded, and as it goes on.
+    charge(host, 3 * target.len())?;
+    Ok(host.set_uri(&target)?)
 }
 
 /// `get_protocol_version`.
@@ -142,16 +151,29 @@ pub fn get_source_addr<H: Host>(
 
 /// `get_status_code`: never traps while there is a request.
 pub fn get_status_code<H: Host>(state: &State<H>) -> Result<u32, Denied> {
-    Ok(state.exchange()?.status_code().into())
+    let status = match state.status_to_read()? {
+        Status::Early(kept) => kept.early.status.unwrap_or(200),
+        Status::Response(host) => host.status_code(),
+        Status::None => 200,
+    };
+    Ok(status.into())
 }
 
-/// `set_status_code`: informational ones cannot be the last word on a request.
+/// `set_status_code`: an informational one has no effect, because it is not the last word on a request
+/// and nginx sends no response before the last.
 pub fn set_status_code<H: Host>(state: &mut State<H>, status: u32) -> Result<(), Denied> {
-    let host = state.response_to_change()?;
-    match u16::try_from(status) {
-        Ok(status @ 200..=999) => Ok(host.set_status_code(status)?),
-        _ => Err(Rule::BadStatus(status).into()),
+    let place = state.status_to_change()?;
+    let status = match u16::try_from(status) {
+        Ok(100..=199) => return Ok(()),
+        Ok(status @ 200..=999) => status,
+        Ok(_) | Err(_) => return Err(Rule::BadStatus(status).into()),
+    };
+    match place {
+        Status::Early(kept) => kept.early.status = Some(status),
+        Status::Response(host) => host.set_status_code(status)?,
+        Status::None => {}
     }
+    Ok(())
 }
 
 /// `get_template`.
@@ -161,7 +183,7 @@ pub fn get_template<H: Host>(
     buf: u32,
     limit: u32,
 ) -> Result<u32, Denied> {
-    get(memory, buf, limit, state.exchange()?.template())
+    get(memory, buf, limit, state.exchange()?.kept().map_or(b"", Kept::template))
 }
 
 /// `set_template`.
@@ -176,7 +198,15 @@ pub fn set_template<H: Host>(
     if template.is_empty() {
         return Err(Rule::Empty("template").into());
     }
-    Ok(host.set_template(template)?)
+    match host.kept_mut() {
+        Some(kept) => Ok(kept.set_template(template)?),
+        None => Ok(()),
+    }
+}
+
+/// Charges what is about to be set.
+fn charge<H: Host>(host: &mut H, bytes: usize) -> Result<(), super::Refusal> {
+    host.kept_mut().map_or(Ok(()), |kept| kept.budget.set(bytes))
 }
 
 /// The getter rule: the full length whatever the limit is, bytes only when they all fit.

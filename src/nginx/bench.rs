@@ -7,15 +7,17 @@ use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nginx_sys::{
-    ngx_buf_t, ngx_chain_t, ngx_connection_t, ngx_create_pool, ngx_destroy_pool, ngx_file_t,
-    ngx_hash_init, ngx_hash_init_t, ngx_hash_key_lc, ngx_hash_key_t, ngx_http_core_loc_conf_t,
-    ngx_http_core_main_conf_t, ngx_http_core_srv_conf_t, ngx_http_header_t, ngx_http_headers_in,
-    ngx_http_request_t, ngx_list_init, ngx_log_t, ngx_path_t, ngx_str_t, ngx_table_elt_t,
+    ngx_buf_t, ngx_chain_t, ngx_connection_t, ngx_create_pool, ngx_destroy_pool, ngx_event_t,
+    ngx_file_t, ngx_hash_init, ngx_hash_init_t, ngx_hash_key_lc, ngx_hash_key_t,
+    ngx_http_core_loc_conf_t, ngx_http_core_main_conf_t, ngx_http_core_srv_conf_t,
+    ngx_http_header_t, ngx_http_headers_in, ngx_http_request_t, ngx_list_init, ngx_log_t,
+    ngx_path_t, ngx_str_t, ngx_table_elt_t,
 };
 
-use super::chain::{self, Reader};
-use super::ffi;
-use super::request::Request;
+use crate::nginx::ngx::chain::{self, Reader};
+use crate::nginx::ngx::ffi;
+use crate::nginx::ngx::module;
+use crate::nginx::ngx::request::Request;
 
 /// What a request needs to have for fields, targets and bodies: a pool, a connection with a log,
 /// lists, the table of known headers, and a location with a place for temporary files.
@@ -27,6 +29,9 @@ pub(crate) struct Bench {
 struct Parts {
     r: ngx_http_request_t,
     connection: ngx_connection_t,
+    read: ngx_event_t,
+    write: ngx_event_t,
+    ctx: [*mut c_void; 2],
     log: ngx_log_t,
     main: ngx_http_core_main_conf_t,
     server: ngx_http_core_srv_conf_t,
@@ -58,11 +63,15 @@ impl Bench {
             nginx_sys::ngx_pagesize = 4096;
             nginx_sys::ngx_cacheline_size = 64;
             nginx_sys::ngx_http_core_module.ctx_index = 0;
+            (*module::record()).ctx_index = 1;
             // What is added to the number of a temporary file whose name is taken.
             nginx_sys::ngx_random_number = 1;
             let mut parts = Box::new(Parts {
                 r: std::mem::zeroed(),
                 connection: std::mem::zeroed(),
+                read: std::mem::zeroed(),
+                write: std::mem::zeroed(),
+                ctx: [std::ptr::null_mut(); 2],
                 log: std::mem::zeroed(),
                 main: std::mem::zeroed(),
                 server: std::mem::zeroed(),
@@ -77,6 +86,8 @@ impl Bench {
             parts.location.client_body_temp_path = &raw mut parts.path;
             parts.server.merge_slashes = 1;
             parts.connection.log = &raw mut parts.log;
+            parts.connection.read = &raw mut parts.read;
+            parts.connection.write = &raw mut parts.write;
             parts.confs = [
                 (&raw mut parts.main).cast(),
                 (&raw mut parts.server).cast(),
@@ -87,6 +98,8 @@ impl Bench {
             assert!(!pool.is_null());
             let r = &raw mut parts.r;
             (*r).connection = &raw mut parts.connection;
+            (*r).main = r;
+            (*r).ctx = parts.ctx.as_mut_ptr();
             (*r).main_conf = confs;
             (*r).srv_conf = confs.add(1);
             (*r).loc_conf = confs.add(2);

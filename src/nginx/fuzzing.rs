@@ -10,19 +10,22 @@ use std::mem::offset_of;
 use bytes::Bytes;
 use nginx_sys::{ngx_hash_key, ngx_list_t, ngx_str_t, ngx_table_elt_t};
 
-use super::bench::Bench;
-pub use super::bench::Place;
-use super::chain::{self, Reader};
-use super::early::Early;
-use super::ffi::{self, bytes};
-use super::headers_in::{self, Elements, field};
-use super::headers_out::{self, Outside, trailers};
-use super::line::FieldLine;
-use super::saved::{SavedRequest, SavedResponse};
-use super::spool::{Body, Room, SpoolError};
-use super::{body, uri};
 use crate::abi::FieldKind;
 use crate::host::Chunk;
+use crate::host::early::Early;
+use crate::nginx::bench::Bench;
+pub use crate::nginx::bench::Place;
+use crate::nginx::exchange::host::copied;
+use crate::nginx::ngx::body;
+use crate::nginx::ngx::chain::{self, Reader};
+use crate::nginx::ngx::ffi::{self, bytes};
+use crate::nginx::ngx::field::FieldLine;
+use crate::nginx::ngx::headers_in::{self, field};
+use crate::nginx::ngx::headers_out::{self, Outside, trailers};
+use crate::nginx::ngx::list::Elements;
+use crate::nginx::ngx::saved::{SavedRequest, SavedResponse};
+use crate::nginx::ngx::spool::{Body, Room, SpoolError};
+use crate::nginx::ngx::uri;
 
 /// Name and value of one field line.
 pub type Line = (Vec<u8>, Vec<u8>);
@@ -130,9 +133,11 @@ impl Live {
     pub fn merge(&mut self, added: &[Line]) {
         let mut early = Early::default();
         for (name, value) in added {
-            early.add(FieldKind::Response, self.line(name, value));
+            early.add(FieldKind::Response, name, value);
         }
-        headers_out::merge(self.bench.request(), &early.fields).expect(NO_MEMORY);
+        let r = self.bench.request();
+        let lines = copied(r, &early.fields).expect(NO_MEMORY);
+        headers_out::merge(r, &lines).expect(NO_MEMORY);
         self.outside = Outside::default();
     }
 
@@ -187,7 +192,9 @@ impl Live {
         let r = self.bench.request();
         match kind {
             FieldKind::Request => headers_in::remove(r, name).expect(NO_MEMORY),
-            FieldKind::Response => headers_out::remove(r, &mut self.outside, name),
+            FieldKind::Response => {
+                headers_out::remove(r, &mut self.outside, name).expect(NO_MEMORY)
+            }
             FieldKind::ResponseTrailers => trailers::remove(r, name),
             FieldKind::RequestTrailers => {}
         }
@@ -198,7 +205,7 @@ impl Live {
         let r = self.bench.request();
         let (request, response) = (SavedRequest::of(r), SavedResponse::of(r));
         call(self);
-        response.restore(r);
+        response.restore(r).expect(NO_MEMORY);
         request.restore(r).expect(NO_MEMORY);
         self.outside = Outside::default();
     }
@@ -353,7 +360,7 @@ impl Live {
 
     /// [`body::replace`]: `new` becomes the request body.
     pub fn replace_request_body(&self, new: Held<'_>) {
-        let keep = body::replace(self.bench.request(), new.0).expect(NO_MEMORY);
+        let keep = body::replace(self.bench.request(), new.0).expect("a body is kept");
         self.keep.borrow_mut().extend(keep);
     }
 
@@ -373,7 +380,8 @@ impl Live {
         (all, unsafe { (*self.bench.request().as_ptr()).headers_in.content_length_n })
     }
 
-    /// [`chain::take`]: a filter's input is added to `to`, and all its buffers are given back.
+    /// [`chain::take`]: a filter's input is added to `to`, and its buffers are given back; those for
+    /// which there is no room by [`chain::drop_all`].
     pub fn take<'a>(
         &'a self,
         pieces: &[(Vec<u8>, Place)],
@@ -382,9 +390,14 @@ impl Live {
         max: u64,
     ) -> Result<(), TooLarge> {
         let chain = self.bench.chain(pieces);
-        let result = chain::take(self.bench.request(), chain, &mut to.0, Room { memory, max });
+        let result =
+            chain::take(self.bench.request(), chain, &mut to.0, Room { memory, max, file: None });
+        let result = result.map(drop).map_err(|(error, rest)| {
+            chain::drop_all(rest);
+            too_large(error)
+        });
         assert_eq!(self.bench.bytes(chain), b"", "whoever sent it has its buffers back");
-        result.map(drop).map_err(too_large)
+        result
     }
 
     /// `write_body`.
@@ -395,7 +408,7 @@ impl Live {
         memory: usize,
         max: u64,
     ) -> Result<(), TooLarge> {
-        to.0.write(self.bench.request(), bytes, Room { memory, max }).map_err(too_large)
+        to.0.write(self.bench.request(), bytes, Room { memory, max, file: None }).map_err(too_large)
     }
 
     /// What the filters after ours get of `body`. Panics when the chain is not one that nginx's

@@ -3,12 +3,9 @@
 
 use proptest::prelude::*;
 
-use super::bench::{Bench, Place};
-use super::chain::{self, Reader};
-use super::early::Early;
-use super::line::FieldLine;
-use super::spool::{Body, Room, SpoolError};
-use crate::abi::FieldKind;
+use crate::nginx::bench::{Bench, Place};
+use crate::nginx::ngx::chain::{self, Reader};
+use crate::nginx::ngx::spool::{Body, Room, SpoolError};
 
 /// A body cut into pieces at random, with special and empty buffers in between.
 fn split_body() -> impl Strategy<Value = Vec<(Vec<u8>, Place)>> {
@@ -61,7 +58,7 @@ proptest! {
         let expected = joined(&pieces);
         let chain = bench.chain(&pieces);
         let mut body = Body::default();
-        let room = Room { memory, max: 1 << 20 };
+        let room = Room { memory, max: 1 << 20, file: None };
         chain::take(bench.request(), chain, &mut body, room).expect("room enough");
         prop_assert_eq!(body.len(), expected.len() as u64);
         // Whoever sent it has all its buffers back.
@@ -88,14 +85,19 @@ proptest! {
         let expected = joined(&pieces).len() as u64;
         let chain = bench.chain(&pieces);
         let mut body = Body::default();
-        let room = Room { memory: 64, max };
+        let room = Room { memory: 64, max, file: None };
         match chain::take(bench.request(), chain, &mut body, room) {
             Ok(_) => prop_assert!(expected <= max),
-            Err(SpoolError::TooLarge(limit)) => prop_assert!(expected > max && limit == max),
-            Err(error) => prop_assert!(false, "{}", error),
+            Err((SpoolError::TooLarge(limit), rest)) => {
+                prop_assert!(expected > max && limit == max);
+                // What has no room is left, and nothing is lost.
+                prop_assert_eq!(body.len() + bench.bytes(rest).len() as u64, expected);
+                chain::drop_all(rest);
+            }
+            Err((error, _)) => prop_assert!(false, "{}", error),
         }
         prop_assert!(body.len() <= max);
-        // Consumed all the same: the sender must not wait for a response that is given up.
+        // The sender must not wait for a response that is given up.
         prop_assert_eq!(bench.bytes(chain), Vec::<u8>::new());
     }
 
@@ -106,7 +108,7 @@ proptest! {
         let bench = Bench::new();
         let mut body = Body::default();
         let mut other = Body::default();
-        let room = Room { memory, max: u64::MAX };
+        let room = Room { memory, max: u64::MAX, file: None };
         let (first, second) = writes.split_at(writes.len() / 2);
         for bytes in first {
             body.write(bench.request(), bytes, room).expect("room enough");
@@ -123,7 +125,7 @@ proptest! {
 #[test]
 fn writing_goes_on_in_its_own_file_behind_another_body() {
     let bench = Bench::new();
-    let room = Room { memory: 0, max: u64::MAX };
+    let room = Room { memory: 0, max: u64::MAX, file: None };
     let mut body = Body::default();
     let mut other = Body::default();
     body.write(bench.request(), b"first", room).expect("room enough");
@@ -137,7 +139,7 @@ fn writing_goes_on_in_its_own_file_behind_another_body() {
 #[test]
 fn nothing_written_is_no_piece() {
     let bench = Bench::new();
-    let room = Room { memory: 0, max: u64::MAX };
+    let room = Room { memory: 0, max: u64::MAX, file: None };
     let mut body = Body::default();
     let mut other = Body::default();
     body.write(bench.request(), b"first", room).expect("room enough");
@@ -150,15 +152,69 @@ fn nothing_written_is_no_piece() {
     assert!(third.is_null(), "two pieces, two buffers");
 }
 
-#[test]
-fn a_singleton_added_early_takes_the_place_of_the_one_before() {
-    let bench = Bench::new();
-    let mut early = Early::default();
-    for (name, value) in [("Location", "/a"), ("link", "</a>"), ("location", "/b"), ("Link", "")] {
-        let line = FieldLine::copy(bench.request(), name.as_bytes(), value.as_bytes());
-        early.add(FieldKind::Response, line.expect("memory"));
+/// The machine on a request of nginx's.
+mod machine {
+    use crate::nginx::bench::Bench;
+    use crate::nginx::exchange::ctx::{Ctx, Driver};
+    use crate::nginx::exchange::reply::{After, Draining as Drained, Reply};
+    use crate::nginx::exchange::state::Kind::{
+        self, Asking, Before, Collecting, Draining, Failing, Over, Passed, Responding, Through,
+    };
+    use crate::nginx::exchange::state::{self, State};
+    use crate::nginx::ngx::hold::Hold;
+    use crate::nginx::ngx::request::Request;
+
+    const KINDS: [Kind; 9] =
+        [Before, Asking, Passed, Collecting, Responding, Failing, Draining, Through, Over];
+
+    #[test]
+    fn an_exchange_refuses_every_other_step() {
+        let driver = Driver { wake: |_| {}, end: |_| {}, upstream_ended: |_, _| {} };
+        for from in KINDS {
+            for to in KINDS {
+                let bench = Bench::new();
+                let r = bench.request();
+                let ctx = Ctx::create(r, driver).expect("memory");
+                // The way there, by steps that the machine has.
+                let way: &[Kind] = match from {
+                    Before => &[],
+                    Asking | Passed | Over => &[from],
+                    Collecting | Responding | Failing | Draining | Through => &[Passed, from],
+                };
+                for &kind in way {
+                    ctx.enter(state_of(kind, r));
+                }
+                assert_eq!(ctx.kind(), from);
+                ctx.enter(state_of(to, r));
+                let entered = if from.leads_to(to) { to } else { from };
+                assert_eq!(ctx.kind(), entered, "{from:?} to {to:?}");
+            }
+        }
     }
-    let lines = [("link", "</a>"), ("location", "/b"), ("Link", "")];
-    let fields = early.fields.iter().map(|line| (line.name(), line.value()));
-    assert!(fields.eq(lines.map(|(name, value)| (name.as_bytes(), value.as_bytes()))));
+
+    /// A state of this kind, with what it holds at least.
+    fn state_of(kind: Kind, r: Request) -> State {
+        let reply = || Reply::begin(r, false, false, false);
+        match kind {
+            Before => State::Before,
+            Asking => State::Asking(None),
+            Passed => State::Passed,
+            Collecting => State::Collecting(state::Collecting { reply: reply(), look: None }),
+            Responding => State::Responding(None),
+            Failing => State::Failing(state::Failing {
+                status: 500,
+                hold: Some(Hold::on(r)),
+                wait: None,
+                ended: false,
+            }),
+            Draining => State::Draining(Box::new(Drained {
+                first: Default::default(),
+                output: None,
+                after: After::Pass,
+                _hold: Hold::on(r),
+            })),
+            Through => State::Through(After::Pass),
+            Over => State::Over,
+        }
+    }
 }

@@ -8,15 +8,25 @@ use wasmtime::{FrameInfo, FrameSymbol, WasmBacktrace};
 const NAME_CHARS: usize = 256;
 
 /// The frames, innermost first: position in the module, function, and, where the module carries
-/// debug information, file and line, for functions inlined there too.
+/// debug information, file and line, for functions inlined there too. Frames in a row that have no
+/// names are one line with the position of the first.
 pub(super) fn frames(backtrace: &WasmBacktrace) -> Option<String> {
     let mut text = String::new();
-    for (index, frame) in backtrace.frames().iter().enumerate() {
+    let mut index = 0;
+    for row in backtrace.frames().chunk_by(|a, b| !has_name(a) && !has_name(b)) {
         let newline = if index > 0 { "\n" } else { "" };
         // Writing to a string does not fail.
-        let _ = write!(text, "{newline}{index}: {}", Frame(frame));
+        let _ = write!(text, "{newline}{index}: {}", Frame(&row[0]));
+        if let more @ 1.. = row.len() - 1 {
+            let _ = write!(text, " and {more} more frames without names");
+        }
+        index += row.len();
     }
     (!text.is_empty()).then_some(text)
+}
+
+fn has_name(frame: &FrameInfo) -> bool {
+    frame.func_name().is_some() || frame.symbols().iter().any(|symbol| symbol.name().is_some())
 }
 
 struct Frame<'a>(&'a FrameInfo);

@@ -6,9 +6,9 @@ use wasmtime::{
     Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails,
 };
 
+use super::error::LoadError;
 use super::ticker::Pace;
 use super::{TABLE_ELEMENTS, TABLES, describe};
-use crate::error::LoadError;
 
 /// Where compilation may run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,7 +11,9 @@ use wasmtime::{
     TypedFunc, UpdateDeadline, ValType, WasmBacktrace, WasmParams, WasmResults,
 };
 
+use super::error::{Exit, LoadError, Timeout};
 use super::instance::{Data, Instance, Loan};
+use super::outline::outline;
 use super::snapshot::Start;
 use super::ticker::Pace;
 use super::wasi::{self, Wasi};
@@ -19,7 +21,8 @@ use super::{Engine, Limits, describe};
 use crate::abi::{
     EXPORT_HANDLE_REQUEST, EXPORT_HANDLE_RESPONSE, EXPORT_MEMORY, Level, WASI_MODULE,
 };
-use crate::error::{Denial, Exit, LoadError, Quoted, Timeout};
+use crate::escaped::Quoted;
+use crate::host::error::Denial;
 use crate::host::{Host, Phase, linker};
 
 /// What an operator decides about one guest.
@@ -102,7 +105,7 @@ impl<H: Host> Guest<H> {
         if imports_wasi {
             wasi::add_to_linker(&mut linker).map_err(failed)?;
         }
-        check_imports(&linker, module, &settings)?;
+        check_imports(engine, &linker, module, &settings)?;
         Ok(Guest {
             pre: linker.instantiate_pre(module).map_err(failed)?,
             exports,
@@ -114,6 +117,16 @@ impl<H: Host> Guest<H> {
             handles_responses: true,
             exit_was_reported: AtomicBool::new(false),
         })
+    }
+
+    /// Checks of a guest's bytes what can be checked without compiling it, so that one that cannot be
+    /// used is refused at once.
+    pub fn examine(engine: &Engine, bytes: &[u8], settings: &Settings) -> Result<(), LoadError> {
+        let outline = outline(bytes).and_then(|wasm| Module::new(engine.wasm(), wasm).ok());
+        match outline {
+            Some(module) => Self::new(engine, &module, settings.clone()).map(drop),
+            None => Ok(()),
+        }
     }
 
     /// The guest with instances that start like this; what [`super::snapshot::prepare`] says of its
@@ -186,21 +199,19 @@ impl<H: Host> Guest<H> {
 
     /// The one place where stores are made, so that none is without limits.
     fn store(&self, wasi: Option<Wasi>) -> Store<Data<H>> {
-        let mut store = Store::new(self.pre.module().engine(), Data::new(&self.settings, wasi));
+        let mut store =
+            Store::new(self.pre.module().engine(), Data::new(&self.settings, &self.pace, wasi));
         store.limiter(|data| &mut data.limiter);
         let pace = Arc::clone(&self.pace);
-        let Limits { slice, timeout, .. } = self.settings.limits;
-        store.epoch_deadline_callback(move |_| {
+        let slice = self.settings.limits.slice;
+        store.epoch_deadline_callback(move |_| match pace.overrun() {
+            Some(limit) => Err(Timeout(limit).into()),
             // Nothing when the epoch went forward for another guest.
-            let lasted = pace.lasted();
-            if pace.before() + lasted > timeout {
-                Err(Timeout.into())
-            } else if lasted < slice {
-                Ok(UpdateDeadline::Continue(1))
-            } else {
-                Ok(UpdateDeadline::Yield(1))
-            }
+            None if pace.lasted() < slice => Ok(UpdateDeadline::Continue(1)),
+            None => Ok(UpdateDeadline::Yield(1)),
         });
+        #[cfg(feature = "restless")]
+        store.call_hook_async(super::restless::Restless::default());
         store
     }
 
@@ -227,9 +238,9 @@ impl<H: Host> Guest<H> {
         if let Ok(host) = store.data_mut().state.any_phase()
             && !self.exit_was_reported.swap(true, Ordering::Relaxed)
         {
-            host.log(
+            host.remark(
                 Level::Warn,
-                b"_start called proc_exit(0); tolerated, but build the guest as a reactor \
+                "_start called proc_exit(0); tolerated, but build the guest as a reactor \
                   that exports _initialize (-buildmode=c-shared)",
             );
         }
@@ -237,8 +248,8 @@ impl<H: Host> Guest<H> {
 }
 
 const INSTANTIATE: &str = "start section";
-const INITIALIZE: &str = "_initialize";
-const START: &str = "_start";
+pub(super) const INITIALIZE: &str = "_initialize";
+pub(super) const START: &str = "_start";
 
 fn is_success(error: &wasmtime::Error) -> bool {
     matches!(error.downcast_ref(), Some(Exit { code: 0 }))
@@ -349,11 +360,12 @@ fn check_sizes(module: &Module, limits: &Limits) -> Result<(), LoadError> {
 /// Names every import that is not there, and then every one that is there with another type. The
 /// engine would stop at the first.
 fn check_imports<H: Host>(
+    engine: &Engine,
     linker: &Linker<Data<H>>,
     module: &Module,
     settings: &Settings,
 ) -> Result<(), LoadError> {
-    let mut store = Store::new(module.engine(), Data::new(settings, None));
+    let mut store = Store::new(module.engine(), Data::new(settings, engine.pace(), None));
     let (mut unknown, mut mismatched) = (Vec::new(), Vec::new());
     for import in module.imports() {
         let name = format!(

@@ -1,13 +1,18 @@
 //! One running guest: its store, the two functions of the ABI, and the rule that an exchange is
 //! lent to it for exactly one call.
 
+use std::sync::Arc;
+
 use wasmtime::{Extern, Memory, ModuleExport, Store, Trap, TypedFunc};
 
+use super::error::{CallError, Cause, Exit, LoadError, Timeout};
 use super::guest::{Exports, Settings, function};
+use super::ticker::Pace;
 use super::wasi::Wasi;
 use super::{Limiter, backtrace, describe};
 use crate::abi::{EXPORT_HANDLE_REQUEST, EXPORT_HANDLE_RESPONSE, Features, Next};
-use crate::error::{CallError, Cause, Denial, Exit, LoadError, Timeout};
+use crate::host::error::Denial;
+use crate::host::kept::Kept;
 use crate::host::linker::Embed;
 use crate::host::{Host, Phase, State};
 
@@ -16,17 +21,20 @@ pub(crate) struct Data<H> {
     pub(crate) state: State<H>,
     pub(crate) memory: Option<Memory>,
     pub(crate) limiter: Limiter,
+    /// Where it is measured how long a call runs.
+    pace: Arc<Pace>,
     /// Nothing for guests that do not import it.
     pub(crate) wasi: Option<Wasi>,
     poisoned: bool,
 }
 
 impl<H: Host> Data<H> {
-    pub(crate) fn new(settings: &Settings, wasi: Option<Wasi>) -> Self {
+    pub(crate) fn new(settings: &Settings, pace: &Arc<Pace>, wasi: Option<Wasi>) -> Self {
         Data {
             state: State::new(settings.config.clone()),
             memory: None,
             limiter: Limiter::new(settings.limits),
+            pace: Arc::clone(pace),
             wasi,
             poisoned: false,
         }
@@ -90,7 +98,7 @@ impl<H: Host> Instance<H> {
     }
 
     /// Calls `handle_response` with the context that `handle_request` returned; `is_error` says
-    /// that there is no whole response. The loan of `host` is as in [`Instance::handle_request`].
+    /// that the request has ended without a whole response, so that changes have no effect. The loan of `host` is as in [`Instance::handle_request`].
     pub async fn handle_response(
         &mut self,
         host: H,
@@ -98,7 +106,8 @@ impl<H: Host> Instance<H> {
         is_error: bool,
     ) -> Result<(), CallError> {
         let arguments = (ctx, u32::from(is_error));
-        let loan = Loan::begin(&mut self.store, host, Phase::Response, EXPORT_HANDLE_RESPONSE)?;
+        let phase = if is_error { Phase::Ended } else { Phase::Response };
+        let loan = Loan::begin(&mut self.store, host, phase, EXPORT_HANDLE_RESPONSE)?;
         let (instance, export) = self.response_at;
         let found = match self.handle_response.take() {
             Some(function) => Ok(function),
@@ -123,6 +132,11 @@ impl<H: Host> Instance<H> {
     /// Features that are enabled for the current request.
     pub fn features(&self) -> Features {
         self.store.data().state.features()
+    }
+
+    /// It does without a feature for the rest of this request, as if it had not asked for it.
+    pub fn withdraw(&mut self, feature: Features) {
+        self.store.data_mut().state.withdraw(feature);
     }
 
     /// Instructions that it has executed, start functions included, if its engine counts.
@@ -157,6 +171,11 @@ impl<'s, H: Host> Loan<'s, H> {
             return Err(CallError::new(call, Cause::Poisoned, None));
         }
         data.limiter.refused_bytes = None;
+        let limits = data.limiter.limits();
+        data.pace.begin(match phase {
+            Phase::Start => limits.start_timeout,
+            Phase::Request | Phase::Response | Phase::Ended => limits.timeout,
+        });
         data.state.lend(host, phase);
         // The next time the epoch goes forward the guest is asked how long it has been running.
         store.set_epoch_deadline(1);
@@ -170,11 +189,18 @@ impl<'s, H: Host> Loan<'s, H> {
         if let (Some(wasi), Ok(host)) = (&mut data.wasi, data.state.any_phase()) {
             wasi.flush(host);
         }
-        data.state.take_back();
+        let host = match result {
+            Ok(_) => data.state.take_back(),
+            Err(_) => data.state.take_back_failed(),
+        };
         self.over = true;
         result.map_err(|error| {
             data.poisoned = true;
-            call_error(self.call, error, &data.limiter)
+            let error = call_error(self.call, error, &data.limiter);
+            match host.as_ref().and_then(H::kept).and_then(Kept::last_line) {
+                Some(line) => error.after(line),
+                None => error,
+            }
         })
     }
 }
@@ -184,7 +210,7 @@ impl<H: Host> Drop for Loan<'_, H> {
         if !self.over {
             let data = self.store.data_mut();
             data.poisoned = true;
-            data.state.take_back();
+            data.state.take_back_failed();
         }
     }
 }
@@ -199,8 +225,7 @@ fn call_error(call: &'static str, error: wasmtime::Error, limiter: &Limiter) -> 
     if let Some(exit) = error.downcast_ref::<Exit>() {
         return CallError::new(call, Cause::Exit(*exit), backtrace);
     }
-    if error.is::<Timeout>() {
-        let limit = limiter.limits().timeout;
+    if let Some(&Timeout(limit)) = error.downcast_ref() {
         return CallError::new(call, Cause::Timeout { limit }, backtrace);
     }
     let trap = match error.downcast_ref::<Trap>() {

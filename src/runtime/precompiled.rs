@@ -20,8 +20,8 @@ use std::hash::{Hash, Hasher};
 
 use sha2::{Digest, Sha256};
 
+use super::error::LoadError;
 use super::{Engine, Module, describe};
-use crate::error::LoadError;
 
 /// A SHA-256 digest.
 pub type Sha256Digest = [u8; 32];

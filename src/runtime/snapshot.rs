@@ -10,12 +10,12 @@ use std::collections::HashMap;
 use wasmtime::{ExternType, Module, Store, Val};
 use wasmtime_wizer::{InstanceState, SnapshotVal, ValType, Wizer};
 
+use super::error::LoadError;
 use super::guest::{Guest, Settings};
 use super::instance::Data;
 use super::precompiled::is_precompiled;
 use super::{Engine, describe};
 use crate::abi::{EXPORT_MEMORY, Features};
-use crate::error::LoadError;
 use crate::host::Host;
 
 /// Whether instances shall start from a snapshot.

@@ -1,6 +1,6 @@
 //! Time slices: a thread that notices when one run of a guest takes long, and makes it give way.
 //!
-//! Whoever polls guests brackets each poll with [`Pace::turn`], which costs two stores. The thread
+//! Whoever polls guests brackets each poll with [`Pace::turn`], which costs a few stores. The thread
 //! looks once per slice; a turn that it meets twice has lasted a slice at least, and the engine's
 //! epoch goes forward for it. While nobody takes turns the thread is asleep, so an idle process is
 //! not woken.
@@ -12,6 +12,7 @@ use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
+use rustix::time::{ClockId, clock_gettime};
 
 use super::Engine;
 
@@ -24,23 +25,68 @@ const PATIENCE: u32 = 20;
 pub struct Pace {
     /// Turns begun and ended; odd while one is under way.
     turns: AtomicU64,
-    /// Periods that the turn under way has lasted.
+    /// Periods that the turn under way has lasted, or the call that began in it.
     periods: AtomicU32,
     period_us: AtomicU32,
-    /// What the call under way ran in earlier turns, in microseconds.
+    /// What the call under way ran in earlier turns, and what it may run in all, in microseconds.
     before_us: AtomicU64,
+    limit_us: AtomicU64,
+    /// The thread's CPU time, in microseconds, from which on the turn under way counts; `UNKNOWN` until
+    /// it has lasted a period.
+    since_us: AtomicU64,
+    /// Whether a call began in the turn under way.
+    begun: AtomicBool,
     asleep: AtomicBool,
     stop: Mutex<bool>,
     wake: Condvar,
 }
 
+/// Not read yet.
+const UNKNOWN: u64 = u64::MAX;
+
+/// How long a call has run and may run, from turn to turn. Time is the CPU time of the thread that
+/// polls it: what other processes of a busy machine take is not the guest's.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ran {
+    /// `None` before the end of its first turn, which costs nothing: the slice bounds it, and its clock
+    /// would have to be read for each request.
+    time: Option<Duration>,
+    limit: Duration,
+}
+
+impl Ran {
+    /// Whether it has used up its time in turns too short for the ticker to see. Twice the limit: a
+    /// guest in a loop is to be stopped inside, where its stack shows the place, even when the ticker
+    /// comes late.
+    pub fn is_overdue(&self) -> bool {
+        self.time.is_some_and(|time| time > 2 * self.limit)
+    }
+
+    /// What the call may run in all.
+    pub fn limit(&self) -> Duration {
+        self.limit
+    }
+
+    /// Adds what a turn costs beside the guest's own time.
+    pub fn charge(&mut self, cost: Duration) {
+        if let Some(time) = &mut self.time {
+            *time += cost;
+        }
+    }
+}
+
 impl Pace {
-    /// A turn, until the guard is dropped, of a call that ran for `before` in earlier ones. One at
-    /// a time.
-    pub fn turn(&self, before: Duration) -> Turn<'_> {
+    /// A turn, until it is ended or dropped, of a call that `ran` so far. One at a time.
+    pub fn turn(&self, ran: Ran) -> Turn<'_> {
+        let (before, since) = match ran.time {
+            None => (0, UNKNOWN),
+            Some(time) => (micros(time), cpu_us()),
+        };
         self.periods.store(0, Ordering::Relaxed);
-        let before_us = u64::try_from(before.as_micros()).unwrap_or(u64::MAX);
-        self.before_us.store(before_us, Ordering::Relaxed);
+        self.before_us.store(before, Ordering::Relaxed);
+        self.limit_us.store(micros(ran.limit), Ordering::Relaxed);
+        self.since_us.store(since, Ordering::Relaxed);
+        self.begun.store(false, Ordering::Relaxed);
         // Ordered against `asleep`, as in the thread the other way round: one of the two sees the
         // other's store.
         self.turns.fetch_add(1, Ordering::SeqCst);
@@ -49,7 +95,17 @@ impl Pace {
             drop(self.stop.lock());
             self.wake.notify_one();
         }
-        Turn(self)
+        Turn { pace: self, ran }
+    }
+
+    /// A call begins, in the turn under way: what ran before it was another's, such as the start of the
+    /// instance. It may run for `limit`.
+    pub(crate) fn begin(&self, limit: Duration) {
+        self.periods.store(0, Ordering::Relaxed);
+        self.before_us.store(0, Ordering::Relaxed);
+        self.limit_us.store(micros(limit), Ordering::Relaxed);
+        self.since_us.store(UNKNOWN, Ordering::Relaxed);
+        self.begun.store(true, Ordering::Relaxed);
     }
 
     /// Whether the ticker waits for a turn.
@@ -57,28 +113,74 @@ impl Pace {
         self.asleep.load(Ordering::SeqCst)
     }
 
-    /// How long the turn under way has lasted, rounded down to periods. Zero when an epoch went
-    /// forward for another turn.
+    /// How long the turn under way has lasted, or the call that began in it, rounded down to periods.
+    /// Zero when an epoch went forward for another turn.
     pub(crate) fn lasted(&self) -> Duration {
         let period = Duration::from_micros(self.period_us.load(Ordering::Relaxed).into());
         period * self.periods.load(Ordering::Relaxed)
     }
 
-    /// What the call under way ran in earlier turns.
-    pub(crate) fn before(&self) -> Duration {
-        Duration::from_micros(self.before_us.load(Ordering::Relaxed))
+    /// What the call under way may run in all, if it has run for longer. To be asked by the thread that
+    /// polls it.
+    pub(crate) fn overrun(&self) -> Option<Duration> {
+        let mut us = self.before_us.load(Ordering::Relaxed);
+        let periods = self.periods.load(Ordering::Relaxed);
+        if periods > 0 {
+            let now = cpu_us();
+            let mut since = self.since_us.load(Ordering::Relaxed);
+            if since == UNKNOWN {
+                // It was not read at the beginning: a period ago, if nobody took the processor away.
+                since = now.saturating_sub(self.period_us.load(Ordering::Relaxed).into());
+                self.since_us.store(since, Ordering::Relaxed);
+            }
+            us += now.saturating_sub(since);
+        }
+        let limit = self.limit_us.load(Ordering::Relaxed);
+        (us > limit).then(|| Duration::from_micros(limit))
     }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// The CPU time that this thread has used.
+fn cpu_us() -> u64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    let (seconds, nanos) = (time.tv_sec.cast_unsigned(), time.tv_nsec.cast_unsigned());
+    seconds * 1_000_000 + nanos / 1_000
 }
 
 /// A poll of a guest under way.
 #[derive(Debug)]
-pub struct Turn<'a>(&'a Pace);
+pub struct Turn<'a> {
+    pace: &'a Pace,
+    ran: Ran,
+}
+
+impl Turn<'_> {
+    /// The poll is over; what the call ran up to now. One that began in this turn has run for nothing
+    /// yet.
+    pub fn end(self) -> Ran {
+        let pace = self.pace;
+        let time = match self.ran.time {
+            _ if pace.begun.load(Ordering::Relaxed) => Duration::ZERO,
+            None => Duration::ZERO,
+            Some(before) => {
+                let since = pace.since_us.load(Ordering::Relaxed);
+                before + Duration::from_micros(cpu_us().saturating_sub(since))
+            }
+        };
+        let limit = Duration::from_micros(pace.limit_us.load(Ordering::Relaxed));
+        Ran { time: Some(time), limit }
+    }
+}
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         // Turns are taken one at a time: nobody else writes.
-        let turns = self.0.turns.load(Ordering::Relaxed);
-        self.0.turns.store(turns.wrapping_add(1), Ordering::Release);
+        let turns = self.pace.turns.load(Ordering::Relaxed);
+        self.pace.turns.store(turns.wrapping_add(1), Ordering::Release);
     }
 }
 

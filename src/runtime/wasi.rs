@@ -18,13 +18,13 @@ use wasmtime_wasi::p1::{self, WasiP1Ctx, wasi_snapshot_preview1 as library};
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
 
 use super::describe;
+use super::error::{Exit, LoadError};
 use super::guest::Settings;
 use super::instance::Data;
 use super::snapshot::Traces;
 use crate::abi::{Level, WASI_MODULE};
-use crate::error::{Exit, LoadError};
-use crate::host::Host;
 use crate::host::linker::split;
+use crate::host::{Host, log};
 use crate::memory::GuestMemory;
 
 use clock::Monotonic;
@@ -123,8 +123,8 @@ impl Wasi {
 
     /// The call is over; lines without an end are as complete as they get.
     pub(crate) fn flush<H: Host>(&mut self, host: &mut H) {
-        self.stdout.flush(|line| host.log(STDOUT, line));
-        self.stderr.flush(|line| host.log(STDERR, line));
+        self.stdout.flush(|line| log::write(host, STDOUT, line));
+        self.stderr.flush(|line| log::write(host, STDERR, line));
     }
 }
 
@@ -303,7 +303,7 @@ async fn fd_write<H: Host>(
         if let Ok(host) = data.state.any_phase()
             && host.log_enabled(level)
         {
-            lines.print(bytes, |line| host.log(level, line));
+            lines.print(bytes, |line| log::write(host, level, line));
         }
     };
     if iovs_len > LIST_ITEMS {

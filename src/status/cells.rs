@@ -120,7 +120,7 @@ pub enum Timed {
 }
 
 /// Upper bounds of the histograms: an empty guest takes a tenth of a microsecond, and ten seconds
-/// are ten times the default of `http_wasm_timeout`. Three steps to a decade tell a median within
+/// are ten times the default time limit. Three steps to a decade tell a median within
 /// a factor of 2.5.
 pub const BOUNDS_NS: [u64; 24] = [
     250,

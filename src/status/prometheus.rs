@@ -23,7 +23,10 @@ pub(super) fn text(report: &Report) -> prometheus::Result<String> {
         gauge(
             "http_wasm_build_info",
             "Versions, as labels of a constant 1.",
-            vec![sample(&[("module", report.module), ("nginx", &report.nginx)], 1.0)],
+            vec![sample(
+                &[("module", report.module), (report.server.name, &report.server.version)],
+                1.0,
+            )],
         ),
         gauge(
             "http_wasm_workers",

@@ -7,7 +7,7 @@ fn about(name: &str) -> About {
         name: name.to_owned(),
         path: format!("/guests/{name}.wasm"),
         sha256: "ab".repeat(32),
-        places: vec!["nginx.conf:1".to_owned()],
+        places: vec!["server.conf:1".to_owned()],
         ..About::default()
     }
 }
@@ -21,7 +21,12 @@ fn totals(fill: impl Fn(&Cells)) -> Totals {
 }
 
 fn report(guests: Vec<Guest>) -> Report {
-    Report { module: "0", nginx: "1".to_owned(), workers: 1, guests }
+    Report {
+        module: "0",
+        server: Server { name: "server", version: "1".to_owned() },
+        workers: 1,
+        guests,
+    }
 }
 
 #[test]

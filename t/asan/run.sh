@@ -18,24 +18,13 @@ shift 3
 for file in "$nginx" "$module"; do
     test -f "$file" || { echo "$0: no $file" >&2; exit 1; }
 done
-command -v llvm-symbolizer >/dev/null || { echo "$0: llvm-symbolizer is not installed" >&2; exit 1; }
-
 here=$(cd "$(dirname "$0")" && pwd)
 objs=$(cd "$(dirname "$nginx")" && pwd)
 module=$(cd "$(dirname "$module")" && pwd)/$(basename "$module")
 reports=$objs/reports
-rm -rf "$reports"
-mkdir -p "$reports/detector"
-
-# A process dies of its first report, which is an alert in its master's log.
-# What malloc returns is never zero by luck. What was freed is kept until it
-# comes to 32 MB, with as much again for what stands beside it in the heap.
-options=abort_on_error=1:detect_leaks=1:detect_stack_use_after_return=1
-options=$options:strict_string_checks=1:max_malloc_fill_size=1048576:malloc_fill_byte=165
-options=$options:quarantine_size_mb=32
-export ASAN_OPTIONS="$options"
-export TEST_NGINX_KEPT_MEMORY=65536
-export LSAN_OPTIONS="suppressions=$here/leaks.supp:print_suppressions=0"
+. "$here/options.sh"
+sanitize "$reports"
+mkdir "$reports/detector"
 
 # nginx hands its successor only the variables it is told of.
 globals="$globals env ASAN_OPTIONS; env LSAN_OPTIONS;"
@@ -50,15 +39,6 @@ status=0
 TEST_NGINX_REPORTS=$reports TEST_NGINX_GLOBALS="load_module $module; $globals" \
     ${PROVE:-prove} -I "$here/../lib" "$@" || status=1
 
-# Not every process belongs to a test that looks. The two lines left out are of
-# a child that LeakSanitizer wants to wait for when nginx, which waits for any
-# child, has already done so.
-noise='WARNING: ptrace appears to be blocked|Child exited with signal 42'
-for report in "$reports"/*; do
-    test -f "$report" || continue
-    grep -qvE "$noise" "$report" || continue
-    status=1
-    printf '\n%s\n' "$report"
-    head -n 40 "$report"
-done
+# Not every process belongs to a test that looks.
+reported "$reports" || status=1
 exit $status

@@ -115,6 +115,14 @@ var deviations = []deviation{
 		},
 	},
 	{
+		name:   "no Accept-Encoding to the backend when the response is buffered",
+		reason: "a guest that looks at a body has to get it as it is, not compressed",
+		ref:    "RFC 9110 12.5.3: without the field a server should send no content coding",
+		matches: func(t trial, d difference) bool {
+			return guests[t.guest].Features&2 != 0 && d.about == "header Accept-Encoding at the backend" && d.ours == nothing
+		},
+	},
+	{
 		name:   "nginx refuses a second line of a header that there is once",
 		reason: "nginx answers before any module is asked; net/http takes it",
 		ref:    "RFC 9110 5.3",

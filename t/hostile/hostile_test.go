@@ -196,9 +196,9 @@ func (d deployed) run(t *testing.T, s *nginxtest.Server, worker int, others *kee
 	return o
 }
 
-// loggedMax is what error_log may grow by for one request: 1 MB of the guest's, five times as long where every byte is
-// escaped, in lines of 1 kB that nginx puts a prefix and the request to.
-const loggedMax = 8 << 20
+// loggedMax is what error_log may grow by for one request: 1 MB of the guest's with all that nginx puts to its lines, and
+// what is said of the guest itself.
+const loggedMax = 2 << 20
 
 // look checks what was logged, and returns one line of it.
 func (d deployed) look(t *testing.T, where, log string, attacks int) string {

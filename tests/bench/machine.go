@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"syscall"
@@ -77,7 +78,16 @@ func machine(s *Settings) []string {
 		}
 	}
 
-	return append(lines, "http-wasm-host-go v0.7.0, "+runtime.Version())
+	reference := "http-wasm-host-go v0.7.0"
+	if build, ok := debug.ReadBuildInfo(); ok {
+		for _, module := range build.Deps {
+			if module.Path == "github.com/tetratelabs/wazero" {
+				reference += " on wazero " + module.Version
+			}
+		}
+	}
+
+	return append(lines, reference+", "+runtime.Version())
 }
 
 func firstOf(file, key string) string {

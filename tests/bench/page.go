@@ -31,7 +31,7 @@ func writePage(dir, results string) error {
 
 	var page strings.Builder
 	page.WriteString("# Benchmarks\n\n<!-- Written by `make bench-page`; changes get lost. -->\n\n")
-	fmt.Fprintf(&page, "The module beside nginx itself, a native module, Lua, njs and the reference host, all in one run of\n\n```sh\nmake bench\n```\n\non %s:\n\n", r.When)
+	fmt.Fprintf(&page, "The module compared with nginx itself, a native module, Lua, njs and the reference host, all in one run of\n\n```sh\nmake bench\n```\n\non %s:\n\n", r.When)
 	for _, line := range r.Machine {
 		fmt.Fprintf(&page, "- %s\n", line)
 	}
@@ -95,23 +95,28 @@ func writePage(dir, results string) error {
 }
 
 const method = `
-Every peer has an nginx of its own that loads nothing but what it needs, with one worker on one core; wrk has another
-core. Rounds of all peers follow each other, and each begins with another peer. A ratio is taken within a round; tables
-show the median of all rounds (7; 21 for jobs whose peers differ by fractions of a microsecond) and, in parentheses, the
-quartiles. CPU is the time that all threads of the worker were on the core (` + "`/proc/PID/schedstat`" + `), over the requests
-that were answered; added is what is beyond nginx without the job in the same round. Instructions are those in user
-space beyond nginx's: for jobs whose peers differ by fractions of a microsecond, which is less than the noise of a
-virtual machine, callgrind counts them (of the whole process, in 1,000 requests on one connection); the ratios to
-native, Lua and njs are ratios of instructions there. Before anything is timed, every peer's answer is compared with the
-one expected, and so is what reaches a backend. Guests in WAT, Rust and Go, the native module and the scripts are in
-[tests/bench](../tests/bench).
+Every peer has an nginx of its own that loads only what it needs, with one worker on one core. wrk runs on another core.
+Peers are measured in rounds, one after the other, and each round begins with another peer. Ratios are taken within a
+round. Tables show the median of all rounds (7, or 21 for jobs whose peers differ by fractions of a microsecond) and, in
+parentheses, the quartiles.
+
+CPU is the time that all threads of the worker were on the core (` + "`/proc/PID/schedstat`" + `), divided by the requests that were
+answered. Added CPU is what a peer takes more than nginx without the job in the same round.
+
+Instructions are those in user space that a peer takes more than nginx. They are counted for jobs whose peers differ by
+fractions of a microsecond, which is less than the noise of a virtual machine. callgrind counts them, of the whole
+process, in 1,000 requests on one connection. For these jobs the ratios to native, Lua and njs are ratios of
+instructions.
+
+Before anything is timed, the answer of every peer is compared with the expected one, and so is what reaches a backend.
+Guests in WAT, Rust and Go, the native module and the scripts are in [tests/bench](../tests/bench).
 `
 
 const reloadMethod = `Time is from SIGHUP to the first answer of a new
-worker, through the guest where there is one; the ways to reload follow each other in every round. nginx itself has its
-new workers beside the old ones for 100 ms. A cache is warm when "nginx -t" has run before, as it should before every
-reload. How many guests were compiled is what the logs say, and the run fails when it
-is not what is expected here, or when another guest serves than the one in the file (its digest in ` + "`http_wasm_status`" + `).
+worker, which has been through the guest where there is one. The ways to reload follow each other in every round. nginx
+itself has its new workers beside the old ones for 100 ms. A cache is warm when "nginx -t" has run before, as it should
+before every reload. Logs say how many guests were compiled. The run fails when this is not the expected number, or when
+another guest serves than the one in the file (its digest in ` + "`http_wasm_status`" + `).
 `
 
 func tableRow(page *strings.Builder, cells []string) {

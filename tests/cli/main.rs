@@ -8,6 +8,7 @@ mod check;
 mod compile;
 mod docs;
 mod fetch;
+mod limits;
 mod nginx;
 mod run;
 mod script;

@@ -85,7 +85,7 @@ fn run_wat(imports: &str, body: &str, args: &[&str]) -> Ran {
 fn a_guest_that_breaks_a_rule_is_told_which() {
     let import = r#"(import "http_handler" "set_status_code" (func $f (param i32))) "#;
     run_wat(import, "(call $f (i32.const 99))", &[])
-        .fails(1, "handle_request: set_status_code got status 99, expected 200 to 999");
+        .fails(1, "handle_request: set_status_code got status 99, expected 100 to 999");
 }
 
 #[test]

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use ngx_http_wasm_handler_module::abi::{BodyKind, Features, FieldKind, Level};
-use ngx_http_wasm_handler_module::host::{Chunk, Host, Refusal, Write};
+use ngx_http_wasm_handler_module::abi::{Features, FieldKind, Level};
+use ngx_http_wasm_handler_module::host::kept::Kept;
+use ngx_http_wasm_handler_module::host::{Chunk, Host, Refusal, Sink, Source, Write};
 use parking_lot::Mutex;
 
 /// Name and value of one field line.
@@ -34,8 +35,10 @@ pub struct Exchange {
     /// The body of the next handler, and what the guest wrote instead.
     pub response_body: Vec<u8>,
     pub new_response_body: Option<Vec<u8>>,
+    /// The guest has set the length of the response to 0.
+    pub emptied: bool,
     pub status: Option<u16>,
-    pub template: Vec<u8>,
+    pub kept: Kept,
     pub sleeps: Vec<Duration>,
     /// How often `read_body` and `sleep` find nothing before they do.
     pub parks: usize,
@@ -62,8 +65,9 @@ impl Default for Exchange {
             new_request_body: None,
             response_body: Vec::new(),
             new_response_body: None,
+            emptied: false,
             status: None,
-            template: Vec::new(),
+            kept: Kept::default(),
             sleeps: Vec::new(),
             parks: 0,
             broken_body: None,
@@ -124,6 +128,8 @@ pub type Home = Arc<Mutex<Option<Exchange>>>;
 /// An [`Exchange`] on loan.
 pub struct FakeExchange {
     pub exchange: Exchange,
+    /// What guests set for the response stays where the next guest finds it.
+    pub keeps_early: bool,
     home: Home,
 }
 
@@ -131,8 +137,18 @@ impl FakeExchange {
     /// Lends an exchange; it comes home when this is dropped.
     pub fn new(exchange: Exchange) -> (Self, Home) {
         let home = Home::default();
-        let lent = FakeExchange { exchange, home: home.clone() };
+        let lent = FakeExchange { exchange, keeps_early: false, home: home.clone() };
         (lent, home)
+    }
+
+    /// What guests have set goes into the response, as where there is no next handler.
+    fn begin_response(&mut self) {
+        let exchange = &mut self.exchange;
+        let early = exchange.kept.take_early();
+        let owned = |(name, value): (&[u8], &[u8])| (name.to_vec(), value.to_vec());
+        exchange.status = early.status.or(exchange.status);
+        exchange.response_headers.extend(early.fields.iter().map(owned));
+        exchange.response_trailers.extend(early.trailers.iter().map(owned));
     }
 
     async fn park(&mut self) {
@@ -149,6 +165,9 @@ impl FakeExchange {
 
 impl Drop for FakeExchange {
     fn drop(&mut self) {
+        if !self.keeps_early {
+            self.begin_response();
+        }
         *self.home.lock() = Some(std::mem::take(&mut self.exchange));
     }
 }
@@ -164,6 +183,20 @@ impl Host for FakeExchange {
 
     fn log(&mut self, level: Level, message: &[u8]) {
         self.exchange.log.push((level, text(message)));
+    }
+
+    fn remark(&mut self, level: Level, text: &str) {
+        if self.log_enabled(level) {
+            self.log(level, text.as_bytes());
+        }
+    }
+
+    fn kept(&self) -> Option<&Kept> {
+        Some(&self.exchange.kept)
+    }
+
+    fn kept_mut(&mut self) -> Option<&mut Kept> {
+        Some(&mut self.exchange.kept)
     }
 
     fn method(&self) -> &[u8] {
@@ -223,15 +256,17 @@ impl Host for FakeExchange {
         Ok(())
     }
 
-    async fn read_body(&mut self, kind: BodyKind, buf: &mut [u8]) -> Result<Chunk, Refusal> {
+    async fn read_body(&mut self, source: Source, buf: &mut [u8]) -> Result<Chunk, Refusal> {
         self.park().await;
         let exchange = &mut self.exchange;
         if let Some(reason) = &exchange.broken_body {
             return Err(Refusal::Body(reason.clone()));
         }
-        let (body, cursor) = match kind {
-            BodyKind::Request => (&exchange.request_body, &mut exchange.cursors[0]),
-            BodyKind::Response => (&exchange.response_body, &mut exchange.cursors[1]),
+        let (body, cursor) = match source {
+            Source::Request | Source::RequestAgain => {
+                (&exchange.request_body, &mut exchange.cursors[0])
+            }
+            Source::Own | Source::Response => (&exchange.response_body, &mut exchange.cursors[1]),
         };
         let rest = &body[*cursor..];
         let len = rest.len().min(buf.len());
@@ -241,10 +276,14 @@ impl Host for FakeExchange {
         Ok(Chunk { len, eof })
     }
 
-    fn write_body(&mut self, kind: BodyKind, write: Write, bytes: &[u8]) -> Result<(), Refusal> {
-        let body = match kind {
-            BodyKind::Request => &mut self.exchange.new_request_body,
-            BodyKind::Response => &mut self.exchange.new_response_body,
+    fn empty_response(&mut self, empty: bool) {
+        self.exchange.emptied = empty;
+    }
+
+    fn write_body(&mut self, sink: Sink, write: Write, bytes: &[u8]) -> Result<(), Refusal> {
+        let body = match sink {
+            Sink::Request => &mut self.exchange.new_request_body,
+            Sink::Own | Sink::Response => &mut self.exchange.new_response_body,
         };
         let body = body.get_or_insert_default();
         if write == Write::Replace {
@@ -264,15 +303,6 @@ impl Host for FakeExchange {
 
     fn set_status_code(&mut self, status: u16) -> Result<(), Refusal> {
         self.exchange.status = Some(status);
-        Ok(())
-    }
-
-    fn template(&self) -> &[u8] {
-        &self.exchange.template
-    }
-
-    fn set_template(&mut self, name: &[u8]) -> Result<(), Refusal> {
-        self.exchange.template = name.to_vec();
         Ok(())
     }
 

@@ -145,6 +145,28 @@ fn nothing_can_split_a_header() {
 }
 
 #[test]
+fn a_host_is_one_that_a_server_takes() {
+    // "Host" and "..".
+    let data = "(i64.store (i32.const 64) (i64.const 0x2e2e74736f48))";
+    let call = |function: &str, kind: u32, len: u32| {
+        let call = format!(
+            "{data} (call ${function} (i32.const {kind}) (i32.const 64) (i32.const 4)
+               (i32.const 68) (i32.const {len}))"
+        );
+        lister(&call, VALUES)
+    };
+    let refused =
+        |function| format!("handle_request: {function} got \"..\" as Host: it contains \"..\"");
+    assert_eq!(call("set_header_value", 0, 2).error(), refused("set_header_value"));
+    assert_eq!(call("add_header_value", 0, 2).error(), refused("add_header_value"));
+    assert_eq!(
+        call("set_header_value", 0, 0).error(),
+        "handle_request: set_header_value got \"\" as Host: it names no host"
+    );
+    call("set_header_value", 1, 2).run();
+}
+
+#[test]
 fn trailers_are_quiet_until_they_are_granted() {
     let trailers = NAMES.replacen("(i32.const 0)", "(i32.const 2)", 1);
     let enable = "(drop (call $enable_features (i32.const 4)))";

@@ -2,7 +2,7 @@
 //! not happen. No engine: host functions are plain functions on memory and state.
 
 use ngx_http_wasm_handler_module::abi::{Features, FieldKind};
-use ngx_http_wasm_handler_module::error::Denied;
+use ngx_http_wasm_handler_module::host::error::Denied;
 use ngx_http_wasm_handler_module::host::{Host, Phase, State, body, fields, message};
 use ngx_http_wasm_handler_module::http::{Target, is_field_value, is_token};
 use ngx_http_wasm_handler_module::memory::GuestMemory;
@@ -52,7 +52,7 @@ fn calls() -> impl Strategy<Value = Vec<Call>> {
 }
 
 fn phase() -> impl Strategy<Value = Phase> {
-    prop_oneof![Just(Phase::Start), Just(Phase::Request), Just(Phase::Response)]
+    prop_oneof![Just(Phase::Start), Just(Phase::Request), Just(Phase::Response), Just(Phase::Ended)]
 }
 
 proptest! {
@@ -90,10 +90,10 @@ proptest! {
             prop_assert_eq!(&after.method, &exchange.method);
             prop_assert_eq!(&after.uri, &exchange.uri);
             prop_assert_eq!(&after.request_headers, &exchange.request_headers);
-            prop_assert!(after.template.is_empty() && after.new_request_body.is_none());
+            prop_assert!(after.kept.template().is_empty() && after.new_request_body.is_none());
             prop_assert!(after.new_response_body.is_none());
         }
-        if phase == Phase::Start {
+        if matches!(phase, Phase::Start | Phase::Ended) {
             prop_assert!(after.response_headers.is_empty() && after.status.is_none());
         } else if !features.contains(Features::TRAILERS) {
             prop_assert!(after.response_trailers.is_empty());

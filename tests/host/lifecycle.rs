@@ -5,7 +5,8 @@ use std::pin::pin;
 use std::task::{Context, Waker};
 
 use ngx_http_wasm_handler_module::abi::{Level, Next};
-use ngx_http_wasm_handler_module::error::{Cause, Denied};
+use ngx_http_wasm_handler_module::host::error::Denied;
+use ngx_http_wasm_handler_module::runtime::error::Cause;
 use ngx_http_wasm_handler_module::runtime::guest::Guest;
 use ngx_http_wasm_handler_module::runtime::instance::Instance;
 

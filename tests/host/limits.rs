@@ -1,6 +1,6 @@
 //! What a guest may take from the machine.
 
-use ngx_http_wasm_handler_module::error::Cause;
+use ngx_http_wasm_handler_module::runtime::error::Cause;
 
 use crate::support::Test;
 

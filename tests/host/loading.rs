@@ -1,7 +1,7 @@
 //! What is refused before a guest serves anything, and in which words.
 
 use ngx_http_wasm_handler_module::abi::Level;
-use ngx_http_wasm_handler_module::error::LoadError;
+use ngx_http_wasm_handler_module::runtime::error::LoadError;
 use ngx_http_wasm_handler_module::runtime::guest::{Guest, compile};
 use ngx_http_wasm_handler_module::runtime::{Compile, Engine, Module};
 

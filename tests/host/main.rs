@@ -3,6 +3,7 @@
 #![expect(unreachable_pub, reason = "nothing in a test is reachable from elsewhere")]
 
 mod backtrace;
+mod budget;
 mod examples;
 mod fake;
 mod fields;

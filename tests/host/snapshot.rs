@@ -3,8 +3,8 @@
 
 use std::path::Path;
 
-use ngx_http_wasm_handler_module::error::LoadError;
 use ngx_http_wasm_handler_module::runtime::Engine;
+use ngx_http_wasm_handler_module::runtime::error::LoadError;
 use ngx_http_wasm_handler_module::runtime::guest::{Dir, Guest, Settings, compile};
 use ngx_http_wasm_handler_module::runtime::precompiled::{digest, encode, is_precompiled};
 use ngx_http_wasm_handler_module::runtime::snapshot::{Prepared, Snapshot, Start, Unfit, prepare};

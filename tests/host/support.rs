@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use std::task::{Context, Poll, Waker};
 
 use ngx_http_wasm_handler_module::abi::{Features, Level, Next};
-use ngx_http_wasm_handler_module::error::{CallError, LoadError};
+use ngx_http_wasm_handler_module::runtime::error::{CallError, LoadError};
 use ngx_http_wasm_handler_module::runtime::guest::{self, Dir, Guest, Settings};
 use ngx_http_wasm_handler_module::runtime::instance::Instance;
 use ngx_http_wasm_handler_module::runtime::{Compile, Engine, Limits, Module};

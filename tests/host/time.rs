@@ -3,11 +3,11 @@
 
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use ngx_http_wasm_handler_module::error::Cause;
+use ngx_http_wasm_handler_module::runtime::error::Cause;
 use ngx_http_wasm_handler_module::runtime::guest::{Guest, Settings, compile};
-use ngx_http_wasm_handler_module::runtime::ticker::Ticker;
+use ngx_http_wasm_handler_module::runtime::ticker::{Ran, Ticker};
 use ngx_http_wasm_handler_module::runtime::{Compile, Engine, Limits};
 
 use crate::fake::{Exchange, FakeExchange};
@@ -41,13 +41,11 @@ fn an_endless_loop_gives_way_and_is_stopped() {
     let mut instance = block_on(guest.start(host())).expect("starts");
     let mut call = pin!(instance.handle_request(host()));
     let mut context = Context::from_waker(Waker::noop());
-    let (mut turns, mut ran) = (0, Duration::ZERO);
+    let (mut turns, mut ran) = (0, Ran::default());
     let error = loop {
-        let began = Instant::now();
         let turn = engine.pace().turn(ran);
         let poll = call.as_mut().poll(&mut context);
-        drop(turn);
-        ran += began.elapsed();
+        ran = turn.end();
         match poll {
             Poll::Pending => turns += 1,
             Poll::Ready(result) => break result.expect_err("does not return"),
@@ -59,11 +57,54 @@ fn an_endless_loop_gives_way_and_is_stopped() {
 }
 
 #[test]
+fn a_start_has_a_limit_of_its_own_and_a_call_begins_anew() {
+    let wat = r#"(module (memory (export "memory") 1)
+        (func (export "_initialize") (loop $again (br $again)))
+        (func (export "handle_request") (result i64) (i64.const 1))
+        (func (export "handle_response") (param i32 i32)))"#;
+    let engine = Engine::new(Compile::Serial).expect("an engine");
+    let limits = Limits { slice: MS, timeout: MS, start_timeout: 20 * MS, ..Limits::default() };
+    let module = compile(&engine, wat.as_bytes()).expect("compiles");
+    let guest = Guest::new(&engine, &module, Settings { limits, ..settings() }).expect("loads");
+    let _ticker = Ticker::start(&engine, MS, || ()).expect("a thread");
+    let mut start = pin!(guest.start(host()));
+    let mut context = Context::from_waker(Waker::noop());
+    let mut ran = Ran::default();
+    let error = loop {
+        let turn = engine.pace().turn(ran);
+        let poll = start.as_mut().poll(&mut context);
+        ran = turn.end();
+        assert_eq!(ran.limit(), 20 * MS);
+        if let Poll::Ready(result) = poll {
+            break result.err().expect("does not start");
+        }
+    };
+    let text = error.to_string();
+    assert!(text.contains("_initialize: ran for longer than 20 ms and was stopped"), "{text}");
+}
+
+#[test]
+fn waiting_and_other_processes_cost_a_call_nothing() {
+    let wat = ENDLESS.replace("(loop $again (br $again))", "");
+    let (engine, guest) = guest(&wat, MS, MS);
+    let mut instance = block_on(guest.start(host())).expect("starts");
+    let mut call = pin!(instance.handle_request(host()));
+    let mut context = Context::from_waker(Waker::noop());
+    let turn = engine.pace().turn(Ran::default());
+    let _ = call.as_mut().poll(&mut context);
+    let ran = turn.end();
+    // As if somebody else had the processor.
+    let turn = engine.pace().turn(ran);
+    std::thread::sleep(20 * MS);
+    assert!(!turn.end().is_overdue());
+}
+
+#[test]
 fn a_guest_stopped_for_its_time_is_poisoned() {
     let (engine, guest) = guest(ENDLESS, MS, MS);
     let _ticker = Ticker::start(&engine, MS, || ()).expect("a thread");
     let mut instance = block_on(guest.start(host())).expect("starts");
-    let _turn = engine.pace().turn(Duration::ZERO);
+    let _turn = engine.pace().turn(Ran::default());
     let error = block_on(instance.handle_request(host())).expect_err("is stopped");
     assert_eq!(error.to_string(), "handle_request: ran for longer than 1 ms and was stopped");
     assert!(instance.is_poisoned());
@@ -89,6 +130,6 @@ fn an_idle_ticker_sleeps_and_is_woken_by_a_turn() {
         std::thread::yield_now();
     }
     let mut instance = block_on(guest.start(host())).expect("starts");
-    let _turn = engine.pace().turn(Duration::ZERO);
+    let _turn = engine.pace().turn(Ran::default());
     block_on(instance.handle_request(host())).expect_err("is stopped, so it is awake");
 }

@@ -7,6 +7,9 @@ require (
 	ngx-http-wasm-handler/tck/harness v0.0.0
 )
 
-require github.com/tetratelabs/wazero v1.8.0 // indirect
+require (
+	github.com/tetratelabs/wazero v1.12.0 // indirect
+	golang.org/x/sys v0.44.0 // indirect
+)
 
 replace ngx-http-wasm-handler/tck/harness => ../harness

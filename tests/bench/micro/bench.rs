@@ -12,8 +12,9 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use criterion::Criterion;
-use ngx_http_wasm_handler_module::abi::{BodyKind, Features, FieldKind, Level, Next};
-use ngx_http_wasm_handler_module::host::{Chunk, Host, Refusal, Write};
+use ngx_http_wasm_handler_module::abi::{Features, FieldKind, Level, Next};
+use ngx_http_wasm_handler_module::host::kept::Kept;
+use ngx_http_wasm_handler_module::host::{Chunk, Host, Refusal, Sink, Source, Write};
 use ngx_http_wasm_handler_module::runtime::guest::{self, Guest, Settings};
 use ngx_http_wasm_handler_module::runtime::instance::Instance;
 use ngx_http_wasm_handler_module::runtime::pool::{Pool, Take};
@@ -82,6 +83,18 @@ impl Host for Quiet {
         black_box(message);
     }
 
+    fn remark(&mut self, _: Level, text: &str) {
+        black_box(text);
+    }
+
+    fn kept(&self) -> Option<&Kept> {
+        None
+    }
+
+    fn kept_mut(&mut self) -> Option<&mut Kept> {
+        None
+    }
+
     fn method(&self) -> &[u8] {
         b"GET"
     }
@@ -127,13 +140,17 @@ impl Host for Quiet {
         Ok(())
     }
 
-    async fn read_body(&mut self, _: BodyKind, buf: &mut [u8]) -> Result<Chunk, Refusal> {
+    async fn read_body(&mut self, _: Source, buf: &mut [u8]) -> Result<Chunk, Refusal> {
         let mut parks = self.parks;
         poll_fn(|_| if std::mem::take(&mut parks) { Poll::Pending } else { Poll::Ready(()) }).await;
         Ok(Chunk { len: buf.len(), eof: false })
     }
 
-    fn write_body(&mut self, _: BodyKind, _: Write, bytes: &[u8]) -> Result<(), Refusal> {
+    fn empty_response(&mut self, empty: bool) {
+        black_box(empty);
+    }
+
+    fn write_body(&mut self, _: Sink, _: Write, bytes: &[u8]) -> Result<(), Refusal> {
         black_box(bytes);
         Ok(())
     }
@@ -144,15 +161,6 @@ impl Host for Quiet {
 
     fn set_status_code(&mut self, status: u16) -> Result<(), Refusal> {
         black_box(status);
-        Ok(())
-    }
-
-    fn template(&self) -> &[u8] {
-        b"page"
-    }
-
-    fn set_template(&mut self, name: &[u8]) -> Result<(), Refusal> {
-        black_box(name);
         Ok(())
     }
 

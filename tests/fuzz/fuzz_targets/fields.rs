@@ -6,6 +6,10 @@ use arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use ngx_http_wasm_handler_fuzz::{Exchange, FakeExchange, Line, bytes, edge, name, value};
 use ngx_http_wasm_handler_module::abi::{Features, FieldKind};
+use ngx_http_wasm_handler_module::host::error::Denied;
+use ngx_http_wasm_handler_module::host::policy::{
+    is_guests_to_remove, is_guests_to_set, is_the_only_one,
+};
 use ngx_http_wasm_handler_module::host::{Host, Phase, State, fields, message};
 use ngx_http_wasm_handler_module::http::{is_field_value, is_token};
 use ngx_http_wasm_handler_module::memory::GuestMemory;
@@ -29,7 +33,11 @@ const KINDS: [FieldKind; 4] = [
 fn run(u: &mut Unstructured<'_>) -> Result<()> {
     let phase = if u.arbitrary()? { Phase::Request } else { Phase::Response };
     let mut lists: [Vec<Line>; 4] = Default::default();
-    for list in &mut lists {
+    for (list, kind) in lists.iter_mut().zip(KINDS) {
+        // Before there is a response, its lists hold what the guest sets.
+        if is_early(phase, kind) {
+            continue;
+        }
         for _ in 0..u.int_in_range(0..=40)? {
             list.push((name(u)?, value(u)?));
         }
@@ -64,6 +72,10 @@ fn run(u: &mut Unstructured<'_>) -> Result<()> {
     }
     drop(state.take_back());
     let after = home.lock().take().expect("came home");
+    for (list, kind) in lists.iter_mut().zip(KINDS) {
+        // What is not the guest's to set is shown to it, and goes no further.
+        list.retain(|(name, _)| !is_early(phase, kind) || is_guests_to_set(kind, name));
+    }
     let [request, response, request_trailers, response_trailers] = lists;
     assert_eq!(after.request_headers, request);
     assert_eq!(after.response_headers, response);
@@ -150,21 +162,39 @@ fn one_call(
     let valid = !name.is_empty()
         && name.iter().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b))
         && (function == 4 || !value.iter().any(|b| matches!(b, b'\r' | b'\n' | 0)));
-    assert_eq!(result.is_ok(), may && valid);
     assert_eq!(memory, before);
-    if result.is_ok() {
+    if let Err(Denied::Refusal(_)) = result {
+        // It has used up what it may set.
+        assert!(may && valid);
+        return Ok(());
+    }
+    assert_eq!(result.is_ok(), may && valid);
+    if let (Ok(()), Some(kind)) = (result, kind) {
         let list = &mut lists[number as usize];
+        let early = is_early(phase, kind);
+        let ignored = match function {
+            2 | 3 => !is_guests_to_set(kind, &name),
+            _ => !is_guests_to_remove(kind, &name),
+        };
+        if ignored && !early {
+            return Ok(());
+        }
         let first = list.iter().position(|(other, _)| is(other)).unwrap_or(list.len());
-        match function {
-            2 => {
-                list.retain(|(other, _)| !is(other));
-                list.insert(first, (name, value));
-            }
-            3 => list.push((name, value)),
-            _ => list.retain(|(other, _)| !is(other)),
+        if function == 4 {
+            list.retain(|(other, _)| !is(other));
+        } else if function == 3 && !is_the_only_one(kind, &name) {
+            list.push((name, value));
+        } else {
+            list.retain(|(other, _)| !is(other));
+            list.insert(if early { list.len() } else { first }, (name, value));
         }
     }
     Ok(())
+}
+
+/// Whether fields are kept for a response that has not begun.
+fn is_early(phase: Phase, kind: FieldKind) -> bool {
+    phase == Phase::Request && !kind.of_request()
 }
 
 fn distinct(names: impl Iterator<Item = Vec<u8>>) -> Vec<Vec<u8>> {

@@ -5,8 +5,7 @@
 use arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use ngx_http_wasm_handler_fuzz::{bytes, edge};
-use ngx_http_wasm_handler_module::error::Rule;
-use ngx_http_wasm_handler_module::memory::{Case, GuestMemory, nul_list_len};
+use ngx_http_wasm_handler_module::memory::{Case, GuestMemory, OutOfRange, nul_list_len};
 
 fuzz_target!(|data: &[u8]| {
     let _ = run(&mut Unstructured::new(data));
@@ -101,6 +100,6 @@ fn run(u: &mut Unstructured<'_>) -> Result<()> {
     Ok(())
 }
 
-fn check(error: Rule, ptr: u32, len: u64, size: usize) {
-    assert_eq!(error, Rule::OutOfRange { ptr, len, size });
+fn check(error: OutOfRange, ptr: u32, len: u64, size: usize) {
+    assert_eq!(error, OutOfRange { ptr, len, size });
 }

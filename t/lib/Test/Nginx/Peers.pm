@@ -15,7 +15,7 @@ use Test::Nginx qw/ :DEFAULT /;
 
 our @EXPORT = qw/ upstream arrives arrives_at answer reset_socket open_files temporary_files h2_connect h2_start h2_data h2_reset received /;
 
-my $TIMEOUT = 8;
+my $TIMEOUT = 8 * ($ENV{TEST_NGINX_PATIENCE} || 1);
 
 # A listening socket on the port that the test calls $port.
 sub upstream {

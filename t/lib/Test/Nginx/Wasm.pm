@@ -20,7 +20,7 @@ our @EXPORT = qw/
 	guest guest_file built module_path repo
 	backend curl status header content replies read_reply connection
 	nginx_test error_log_like error_log_count worker_pids wait_until
-	patience kept_memory
+	patience kept_memory restless
 /;
 
 my $TIMEOUT = patience(8);
@@ -386,6 +386,8 @@ sub read_one {
 	while ($text !~ /\r\n\r\n/) {
 		$more->() or return length $text ? $text : undef;
 	}
+	# There is no telling where bytes end that belong to no reply.
+	return $text unless $text =~ m{^HTTP/};
 	my $end = index($text, "\r\n\r\n") + 4;
 	my $head = substr $text, 0, $end;
 
@@ -449,6 +451,12 @@ sub nginx_test {
 sub patience {
 	my ($time) = @_;
 	return $time * ($ENV{TEST_NGINX_PATIENCE} || 1);
+}
+
+# Whether guests of the module under test wait wherever they can (its feature "restless"): so that what a test says of
+# a call that does not wait cannot be seen.
+sub restless {
+	return $ENV{TEST_NGINX_RESTLESS};
 }
 
 # What a process keeps of the memory it has freed, in kB, and may grow by: nothing to speak of without a sanitizer,

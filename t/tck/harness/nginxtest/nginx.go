@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -43,6 +44,8 @@ type Config struct {
 	Alert string
 	// Files are written to ${dir} before nginx starts.
 	Files map[string][]byte
+	// Detached starts nginx without a parent: it takes USR2 for a start of its own otherwise. Restart and Upgrade need it.
+	Detached bool
 }
 
 // Server is a running nginx.
@@ -54,7 +57,17 @@ type Server struct {
 	cmd   *exec.Cmd
 	done  chan struct{}
 	once  sync.Once
+	// launch starts another detached nginx for each line, and ends all of them when it is closed.
+	launch io.WriteCloser
 }
+
+// For each line of its input it starts the command that it is given, by a shell that leaves when nginx has noticed its
+// parent. All belong to its process group.
+const launcher = `while read -r line; do
+	sh -c '"$0" "$@" & while [ ! -s nginx.pid ] && kill -0 $!; do sleep 0.01; done' "$0" "$@" </dev/null
+done
+trap '' TERM
+kill -TERM -- -$$`
 
 // Paths are the nginx binary and the module under test, from the environment.
 // The test is skipped when they are not given.
@@ -167,13 +180,25 @@ http {
 	}
 
 	var output bytes.Buffer
-	s.cmd = exec.Command(binary, "-p", s.Dir, "-c", "nginx.conf", "-e", "error.log")
+	args := []string{binary, "-p", s.Dir, "-c", "nginx.conf", "-e", "error.log"}
+	if c.Detached {
+		args = append([]string{"sh", "-c", launcher}, args...)
+	}
+	s.cmd = exec.Command(args[0], args[1:]...)
+	if c.Detached {
+		s.cmd.Dir = s.Dir
+		if s.launch, err = s.cmd.StdinPipe(); err != nil {
+			return nil, err
+		}
+	}
 	s.cmd.Stdout, s.cmd.Stderr = &output, &output
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{
 		// A group of its own, so that the workers can be killed with the master.
 		Setpgid: true,
+	}
+	if !c.Detached {
 		// SIGTERM and not SIGKILL: only a living master takes its workers along.
-		Pdeathsig: syscall.SIGTERM,
+		s.cmd.SysProcAttr.Pdeathsig = syscall.SIGTERM
 	}
 
 	// Pdeathsig looks at the thread that forked, which must not end before nginx.
@@ -192,12 +217,101 @@ http {
 		return nil, err
 	}
 
-	if err := s.wait(); err != nil {
+	if err := s.begin(); err != nil {
 		s.kill()
 		return nil, fmt.Errorf("%w\n%s%s", err, output.Bytes(), s.ErrorLog())
 	}
 
 	return s, nil
+}
+
+// begin starts a detached nginx, and returns when nginx is there.
+func (s *Server) begin() error {
+	if s.launch != nil {
+		if _, err := io.WriteString(s.launch, "\n"); err != nil {
+			return err
+		}
+	}
+	if err := s.wait(); err != nil || s.launch == nil {
+		return err
+	}
+
+	return until("the parent of nginx does not end", func() bool {
+		stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.Master()))
+		var parent int
+		_, rest, _ := bytes.Cut(stat, []byte(") "))
+		_, _ = fmt.Sscanf(string(rest), "%1s %d", new(string), &parent)
+		group, err := syscall.Getpgid(parent)
+		return parent > 0 && (err != nil || group != s.cmd.Process.Pid)
+	})
+}
+
+// Restart ends a detached nginx when all requests are answered, and starts it again.
+func (s *Server) Restart() error {
+	master := s.Master()
+	if err := signal(master, syscall.SIGQUIT); err != nil {
+		return err
+	}
+	if err := until("nginx does not end after SIGQUIT", func() bool { return gone(master) }); err != nil {
+		return err
+	}
+
+	return s.begin()
+}
+
+// Upgrade has a detached nginx start its successor, and ends one of the two when all its requests are answered: the old one,
+// or the new one if it is to be taken back.
+func (s *Server) Upgrade(back bool) error {
+	old := s.Master()
+	if err := signal(old, syscall.SIGUSR2); err != nil {
+		return err
+	}
+	// The successor writes its file before it has workers, which it has before it waits for signals.
+	var successor int
+	err := until("no other master after SIGUSR2", func() bool {
+		successor = s.Master()
+		children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", successor, successor))
+		return successor != 0 && successor != old && len(children) > 0
+	})
+	if err != nil {
+		return err
+	}
+	leaves, stays := old, successor
+	if back {
+		leaves, stays = successor, old
+	}
+	if err := signal(leaves, syscall.SIGQUIT); err != nil {
+		return err
+	}
+
+	return until("the other master does not end after SIGQUIT", func() bool { return gone(leaves) && s.Master() == stays })
+}
+
+// signal knows that 0 is everybody.
+func signal(pid int, sig syscall.Signal) error {
+	if pid <= 0 {
+		return errors.New("nginx is not there")
+	}
+
+	return syscall.Kill(pid, sig)
+}
+
+func until(otherwise string, so func() bool) error {
+	for deadline := time.Now().Add(startTimeout); !so(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%s, after %v", otherwise, startTimeout)
+		}
+	}
+
+	return nil
+}
+
+// gone says whether a process has ended, though nobody may have waited for it.
+func gone(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	_, state, found := bytes.Cut(stat, []byte(") "))
+
+	return err != nil || !found || state[0] == 'Z'
 }
 
 // wait returns when every address accepts connections.
@@ -210,6 +324,10 @@ func (s *Server) wait() error {
 			if err == nil {
 				conn.Close()
 				break
+			}
+
+			if s.launch != nil && strings.Contains(s.ErrorLog(), "[emerg]") {
+				return errors.New("nginx did not start")
 			}
 
 			select {
@@ -241,7 +359,17 @@ func (s *Server) stop(t testing.TB) {
 	case <-s.done:
 		t.Error("nginx ended during the test")
 	default:
-		_ = s.cmd.Process.Signal(syscall.SIGTERM)
+		if s.launch == nil {
+			_ = s.cmd.Process.Signal(syscall.SIGTERM)
+		} else {
+			master := s.Master()
+			if err := signal(master, syscall.SIGTERM); err != nil {
+				t.Error(err)
+			} else if err := until("nginx does not end after SIGTERM", func() bool { return gone(master) }); err != nil {
+				t.Error(err)
+			}
+			s.launch.Close()
+		}
 		select {
 		case <-s.done:
 		case <-time.After(stopTimeout):
@@ -272,8 +400,16 @@ func (s *Server) kill() {
 	<-s.done
 }
 
-// Master is the process id of nginx's master process.
-func (s *Server) Master() int { return s.cmd.Process.Pid }
+// Master is the process id of nginx's master process, 0 if a detached one is not there.
+func (s *Server) Master() int {
+	if s.launch == nil {
+		return s.cmd.Process.Pid
+	}
+	text, _ := os.ReadFile(filepath.Join(s.Dir, "nginx.pid"))
+	pid, _ := strconv.Atoi(strings.TrimSpace(string(text)))
+
+	return pid
+}
 
 // ErrorLog is what nginx has logged so far.
 func (s *Server) ErrorLog() string {

@@ -1,0 +1,26 @@
+# The benchmark, side by side with others, and the microbenchmark.
+
+# Peers and tools of the benchmark.
+BENCH_PACKAGES := libnginx-mod-http-js libnginx-mod-http-lua linux-perf util-linux valgrind wabt wrk
+
+##@ Benchmark (a smoke run: QUICK=1; some parts only: ONLY=headers,in-flight; another module: MODULE=/path/module.so)
+
+.PHONY: bench
+bench: deps deps-bench $(if $(MODULE),nginx-debian,module) ## install and build the peers, measure all side by side in one run, print; WRITE=1 writes docs/benchmarks.md
+	@$(call built,$(or $(module_given),$(DEBIAN_MODULE)))
+	timeout -k 10 5400 tests/bench/run.sh $(DEBIAN_NGINX) $(or $(module_given),$(DEBIAN_MODULE)) $(DEBIAN_TREE) \
+		$(if $(QUICK),-quick) $(if $(ONLY),-only $(ONLY))
+	$(if $(WRITE),@$(MAKE) --no-print-directory bench-page)
+
+.PHONY: bench-page
+bench-page: ## write docs/benchmarks.md and its charts from the last run of bench
+	target/bench/bench -dir target/bench -page docs
+
+.PHONY: microbench
+microbench: ## time host functions and calls without nginx, as ratios to an empty call
+	cd tests/bench/micro && CARGO_TARGET_DIR=$(CURDIR)/target/bench/build timeout -k 10 2400 $(CARGO) bench --locked
+
+.PHONY: deps-bench
+deps-bench: ## install what the benchmark needs on top; checks for Go and Rust's wasm32-wasip1
+	@$(call install,$(BENCH_PACKAGES))
+	@$(call toolchains)

@@ -1,0 +1,201 @@
+//! What an exchange shares with the guests' calls: what they read and write, and what they wait for.
+
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use nginx_sys::{ngx_table_elt_t, ngx_uint_t};
+
+use crate::host::kept::Kept;
+use crate::logged::Found;
+use crate::nginx::exchange::wait::Need;
+use crate::nginx::ngx::body;
+use crate::nginx::ngx::chain::Reader;
+use crate::nginx::ngx::headers_out::Outside;
+use crate::nginx::ngx::request::Request;
+use crate::nginx::ngx::saved::{SavedRequest, SavedResponse};
+use crate::nginx::ngx::spool::Body;
+
+/// Whether the client's request body is there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ClientBody {
+    /// Nobody has asked for it.
+    Unread,
+    /// nginx is reading it.
+    Reading,
+    /// `r->request_body` is complete.
+    Ready,
+    /// nginx could not read all of it.
+    Lost,
+}
+
+/// What calls read and write; lent to the guest's call and handed back when it ends.
+pub(crate) struct Io {
+    /// What the host keeps for all guests.
+    pub(crate) kept: Kept,
+    /// The request's side.
+    pub(crate) request: RequestSide,
+    /// The response's side.
+    pub(crate) response: ResponseSide,
+    /// What guests logged, as far as variables are used for it.
+    pub(crate) found: Found,
+}
+
+/// What calls know and change of the request.
+#[derive(Default)]
+pub(crate) struct RequestSide {
+    /// The body as the running guest sees it, once read.
+    pub(crate) body: Option<Reader>,
+    /// What the running guest wrote to the body.
+    pub(crate) written: Option<Body>,
+    /// The target, where `r->unparsed_uri` does not say it any more.
+    pub(crate) uri: Option<Vec<u8>>,
+    /// The number of the method that the client sent, once a guest has set another.
+    pub(crate) sent_method: Option<ngx_uint_t>,
+    /// The client's `Accept-Encoding`, kept from the next handler.
+    pub(crate) sent_encoding: Vec<ngx_table_elt_t>,
+    /// Something that nginx variables mirror was changed.
+    pub(crate) dirty: bool,
+    /// What a failing guest's changes are undone with, where the request is to go on without it.
+    pub(crate) saved: Option<Box<SavedRequest>>,
+}
+
+/// What calls know and change of the response.
+#[derive(Default)]
+pub(crate) struct ResponseSide {
+    /// What the running `handle_request` wrote to the body, and where it has read to.
+    pub(crate) own: Body,
+    pub(crate) own_read: u64,
+    /// The response has a body and it is here.
+    pub(crate) has_body: bool,
+    /// The collected body and where the running guest has read to.
+    pub(crate) body: Body,
+    pub(crate) read: u64,
+    /// What the running `handle_response` wrote.
+    pub(crate) written: Option<Body>,
+    /// It set the content length to 0 after that: the response shall have no body.
+    pub(crate) emptied: bool,
+    /// Headers that nginx keeps outside its list.
+    pub(crate) outside: Outside,
+    /// As [`RequestSide::saved`].
+    pub(crate) saved: Option<Box<SavedResponse>>,
+}
+
+impl Io {
+    fn new() -> Self {
+        Io {
+            kept: Kept::default(),
+            request: RequestSide::default(),
+            response: ResponseSide::default(),
+            found: Found::default(),
+        }
+    }
+}
+
+/// One client request as its guests' calls find it.
+pub(crate) struct Shared {
+    r: Request,
+    /// None while a call has it.
+    io: Cell<Option<Box<Io>>>,
+    need: Cell<Option<Need>>,
+    body: Cell<ClientBody>,
+    /// Bytes that nginx's buffers point at.
+    kept: Cell<Vec<Bytes>>,
+}
+
+impl Shared {
+    pub(crate) fn new(r: Request) -> Self {
+        Shared {
+            r,
+            io: Cell::new(Some(Box::new(Io::new()))),
+            need: Cell::new(None),
+            body: Cell::new(ClientBody::Unread),
+            kept: Cell::default(),
+        }
+    }
+
+    pub(crate) const fn request(&self) -> Request {
+        self.r
+    }
+
+    /// Takes what calls read and write, for the time of one.
+    pub(crate) fn lend_io(&self) -> Option<Box<Io>> {
+        self.io.take()
+    }
+
+    /// Ends the loan.
+    pub(crate) fn return_io(&self, io: Option<Box<Io>>) {
+        self.io.set(io);
+    }
+
+    /// Changes what calls read and write, between two calls.
+    pub(crate) fn with_io<T>(&self, change: impl FnOnce(&mut Io) -> T) -> Option<T> {
+        let mut io = self.io.take()?;
+        let result = change(&mut io);
+        self.io.set(Some(io));
+        Some(result)
+    }
+
+    /// Keeps bytes for as long as the request's output may need them.
+    pub(crate) fn keep(&self, bytes: Vec<Bytes>) {
+        let mut kept = self.kept.take();
+        kept.extend(bytes);
+        self.kept.set(kept);
+    }
+
+    pub(crate) fn client_body(&self) -> ClientBody {
+        self.body.get()
+    }
+
+    pub(crate) fn set_client_body(&self, body: ClientBody) {
+        self.body.set(body);
+    }
+
+    /// nginx has begun another response: a body that is not there now will not come. The part that
+    /// has must not go out under the length of the whole. Without memory for that the request fails
+    /// where the body is asked for.
+    pub(crate) fn lose_body(&self) {
+        if matches!(self.body.get(), ClientBody::Reading | ClientBody::Lost) {
+            self.body.set(ClientBody::Lost);
+            let _ = body::lose(self.r);
+        }
+    }
+
+    /// What the call that has just been polled waits for; nothing if the engine took its turn away.
+    pub(crate) fn take_need(&self) -> Option<Need> {
+        self.need.take()
+    }
+
+    /// Asks for something; the call is polled again when it is there, and not before.
+    pub(crate) fn until(&self, need: Need) -> impl Future<Output = ()> {
+        let asked = Cell::new(false);
+        poll_fn(move |_| {
+            if asked.replace(true) {
+                return Poll::Ready(());
+            }
+            self.need.set(Some(need));
+            Poll::Pending
+        })
+    }
+
+    /// Waits without blocking the worker; no time at all means one turn of the event loop.
+    pub(crate) fn sleep(&self, time: Duration) -> impl Future<Output = ()> {
+        self.until(if time.is_zero() { Need::Turn } else { Need::Time(time) })
+    }
+
+    /// Waits until nginx has the whole request body; an error when it never will.
+    pub(crate) async fn whole_body(&self) -> Result<(), Lost> {
+        if self.body.get() == ClientBody::Unread {
+            self.until(Need::Body).await;
+        }
+        match self.body.get() {
+            ClientBody::Ready => Ok(()),
+            ClientBody::Unread | ClientBody::Reading | ClientBody::Lost => Err(Lost),
+        }
+    }
+}
+
+/// A part of the request body is all that nginx has.
+pub(crate) struct Lost;

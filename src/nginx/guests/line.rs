@@ -1,0 +1,181 @@
+//! Room for the instances of all guests of a worker together, and the one line of calls that wait for
+//! an instance. Whoever gives back an instance, or the room of one, serves the first in the line who
+//! can use it; nobody who comes later is served before.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use crate::host::Host;
+use crate::nginx::guests::plugin::{Lease, Plugin};
+use crate::nginx::guests::status::Held;
+
+/// A call that waits in the line.
+pub(crate) trait Waiter {
+    /// What it waits for is there: it is to look again, on a later turn of the event loop.
+    fn served(&self);
+}
+
+/// A place in the line. It is given up by dropping it.
+pub(crate) struct Ticket<H: Host> {
+    plugin: Rc<Plugin<H>>,
+    waiter: Weak<dyn Waiter>,
+    lease: Cell<Option<Lease<H>>>,
+    /// How long its guest lets it wait.
+    pub(crate) patience: Duration,
+    _waiting: Held,
+}
+
+impl<H: Host> Ticket<H> {
+    pub(crate) fn new(
+        plugin: &Rc<Plugin<H>>,
+        waiter: Weak<dyn Waiter>,
+        patience: Duration,
+        waiting: Held,
+    ) -> Rc<Self> {
+        plugin.waiting.set(plugin.waiting.get() + 1);
+        plugin.line.waiting.set(plugin.line.waiting.get() + 1);
+        let (plugin, lease) = (Rc::clone(plugin), Cell::new(None));
+        Rc::new(Ticket { plugin, waiter, lease, patience, _waiting: waiting })
+    }
+
+    /// What it waited for, once that is there.
+    pub(crate) fn redeem(&self) -> Option<Lease<H>> {
+        self.lease.take()
+    }
+}
+
+impl<H: Host> Drop for Ticket<H> {
+    fn drop(&mut self) {
+        let Plugin { waiting, line, .. } = &*self.plugin;
+        waiting.set(waiting.get() - 1);
+        line.waiting.set(line.waiting.get() - 1);
+    }
+}
+
+/// Made with a configuration; each worker fills its own copy after the fork.
+pub(crate) struct Line<H: Host> {
+    max: usize,
+    taken: Cell<usize>,
+    plugins: RefCell<Vec<Weak<Plugin<H>>>>,
+    /// Some may have been given up.
+    tickets: RefCell<VecDeque<Weak<Ticket<H>>>>,
+    /// How many have not.
+    waiting: Cell<usize>,
+}
+
+impl<H: Host> Line<H> {
+    /// Room for `max` instances.
+    pub(crate) fn new(max: usize) -> Rc<Self> {
+        Rc::new(Line {
+            max,
+            taken: Cell::new(0),
+            plugins: RefCell::default(),
+            tickets: RefCell::default(),
+            waiting: Cell::new(0),
+        })
+    }
+
+    /// A guest whose idle instances may have to make room.
+    pub(crate) fn register(&self, plugin: &Rc<Plugin<H>>) {
+        let mut plugins = self.plugins.borrow_mut();
+        // Those of earlier configurations.
+        plugins.retain(|plugin| plugin.strong_count() > 0);
+        plugins.push(Rc::downgrade(plugin));
+    }
+
+    /// Room for one more instance of `plugin`, to be given back with [`Line::release`]: free, or that
+    /// of another guest's idle instance.
+    pub(crate) fn claim(&self, plugin: &Rc<Plugin<H>>) -> bool {
+        // An instance that goes gives its room back first.
+        if self.taken.get() >= self.max && !self.evict(plugin) {
+            return false;
+        }
+        self.taken.set(self.taken.get() + 1);
+        true
+    }
+
+    /// Instances are gone. Whoever says so serves the line next.
+    pub(crate) fn release(&self, count: usize) {
+        debug_assert!(count <= self.taken.get(), "more instances went than there were");
+        self.taken.set(self.taken.get().saturating_sub(count));
+    }
+
+    /// Whether nobody waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.get() == 0
+    }
+
+    /// Goes to the end of the line, and is served at once where nobody before can use what is free.
+    pub(crate) fn join(&self, ticket: &Rc<Ticket<H>>) {
+        {
+            let mut tickets = self.tickets.borrow_mut();
+            if tickets.len() > 2 * self.waiting.get() {
+                // Given up behind one that still waits.
+                tickets.retain(|ticket| ticket.strong_count() > 0);
+            }
+            tickets.push_back(Rc::downgrade(ticket));
+        }
+        self.serve();
+    }
+
+    /// Serves the first in the line who can use what has come free, and the next, until nobody can.
+    pub(crate) fn serve(&self) {
+        let mut at = 0;
+        // Guests all of whose instances are in use.
+        let mut full: Vec<Rc<Plugin<H>>> = Vec::new();
+        loop {
+            let Some(ticket) = self.tickets.borrow().get(at).map(Weak::upgrade) else {
+                return;
+            };
+            let Some(ticket) = ticket else {
+                self.tickets.borrow_mut().remove(at);
+                continue;
+            };
+            if full.iter().any(|plugin| Rc::ptr_eq(plugin, &ticket.plugin)) {
+                at += 1;
+                continue;
+            }
+            match Plugin::take(&ticket.plugin) {
+                Taken::Lease(lease) => {
+                    self.tickets.borrow_mut().remove(at);
+                    ticket.lease.set(Some(lease));
+                    if let Some(waiter) = ticket.waiter.upgrade() {
+                        waiter.served();
+                    }
+                }
+                Taken::Full => {
+                    full.push(Rc::clone(&ticket.plugin));
+                    at += 1;
+                }
+                // No guest has an idle instance, or that would have made room.
+                Taken::NoRoom => return,
+            }
+        }
+    }
+
+    /// Drops an idle instance of the guest that has most of them. `but` has none, and is in use.
+    fn evict(&self, but: &Rc<Plugin<H>>) -> bool {
+        let plugins = self.plugins.borrow();
+        let others = plugins.iter().filter_map(Weak::upgrade).filter(|it| !Rc::ptr_eq(it, but));
+        let richest = others.map(|it| (it.idle(), it)).max_by_key(|&(idle, _)| idle);
+        match richest {
+            Some((1.., plugin)) => {
+                plugin.drop_idle();
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+/// What came of asking a guest's pool.
+pub(crate) enum Taken<H: Host> {
+    /// An instance, or leave to start one.
+    Lease(Lease<H>),
+    /// As many as the guest may have are in use.
+    Full,
+    /// It may have another one, and there is no room for it in the worker.
+    NoRoom,
+}
