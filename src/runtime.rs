@@ -9,6 +9,7 @@ pub mod guest;
 pub mod inspect;
 pub mod instance;
 mod outline;
+mod pieces;
 pub mod pool;
 pub mod precompiled;
 #[cfg(feature = "restless")]

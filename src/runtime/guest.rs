@@ -14,6 +14,7 @@ use wasmtime::{
 use super::error::{Exit, LoadError, Timeout};
 use super::instance::{Data, Instance, Loan};
 use super::outline::outline;
+use super::pieces::in_pieces;
 use super::snapshot::Start;
 use super::ticker::Pace;
 use super::wasi::{self, Wasi};
@@ -54,13 +55,20 @@ pub struct Dir {
     pub writable: bool,
 }
 
-/// Compiles a core module in binary or text format.
+/// Compiles a core module in binary or text format, with its bulk instructions [in pieces](super::pieces).
 pub fn compile(engine: &Engine, bytes: &[u8]) -> Result<Module, LoadError> {
     // Version 13, layer 1: what component tools write.
     if bytes.starts_with(b"\0asm\x0d\0\x01\0") {
         return Err(LoadError::Component);
     }
-    Module::new(engine.wasm(), bytes).map_err(|error| {
+    let module = |bytes: &[u8]| Module::new(engine.wasm(), bytes);
+    let pieces = wat::parse_bytes(bytes).ok().and_then(|wasm| in_pieces(&wasm));
+    let compiled = match &pieces {
+        None => module(bytes),
+        // Positions in the message are those of the file.
+        Some(pieces) => module(pieces).map_err(|error| module(bytes).err().unwrap_or(error)),
+    };
+    compiled.map_err(|error| {
         let reason = describe(&error);
         if bytes.starts_with(b"\0asm") {
             LoadError::Compile(reason)

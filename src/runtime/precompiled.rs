@@ -21,7 +21,7 @@ use std::hash::{Hash, Hasher};
 use sha2::{Digest, Sha256};
 
 use super::error::LoadError;
-use super::{Engine, Module, describe};
+use super::{Engine, Module, describe, pieces};
 
 /// A SHA-256 digest.
 pub type Sha256Digest = [u8; 32];
@@ -168,7 +168,8 @@ fn digest_of_both(header: &[u8], code: &[u8]) -> Sha256Digest {
     Sha256::new().chain_update(header).chain_update(code).finalize().into()
 }
 
-/// What the engine says of itself, in more bits than its own hash values have.
+/// What the engine says of itself, in more bits than its own hash values have, and what is done to guests
+/// before it compiles them.
 pub fn engine_digest(engine: &Engine) -> Sha256Digest {
     struct Sha256Hasher(Sha256);
     impl Hasher for Sha256Hasher {
@@ -183,6 +184,7 @@ pub fn engine_digest(engine: &Engine) -> Sha256Digest {
     }
     let mut hasher = Sha256Hasher(Sha256::new());
     engine.wasm().precompile_compatibility_hash().hash(&mut hasher);
+    pieces::EDITION.hash(&mut hasher);
     hasher.0.finalize().into()
 }
 

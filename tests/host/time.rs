@@ -2,6 +2,7 @@
 //! long something takes.
 
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -132,4 +133,34 @@ fn an_idle_ticker_sleeps_and_is_woken_by_a_turn() {
     let mut instance = block_on(guest.start(host())).expect("starts");
     let _turn = engine.pace().turn(Ran::default());
     block_on(instance.handle_request(host())).expect_err("is stopped, so it is awake");
+}
+
+#[test]
+fn a_bulk_instruction_gives_way_inside() {
+    let grown = "(drop (memory.grow (i32.const 1600)))";
+    let fill = "(memory.fill (i32.const 0) (i32.const 1) (i32.const 100000000))";
+    let copy = "(memory.copy (i32.const 1) (i32.const 0) (i32.const 100000000))";
+    for instruction in [fill, copy] {
+        let wat = ENDLESS.replace("(loop $again (br $again))", &format!("{grown} {instruction}"));
+        // It gives way whenever the epoch goes forward.
+        let (engine, guest) = guest(&wat, Duration::ZERO, 100_000 * MS);
+        let mut instance = block_on(guest.start(host())).expect("starts");
+        let mut call = pin!(instance.handle_request(host()));
+        let mut context = Context::from_waker(Waker::noop());
+        let mut turns = 0;
+        let over = AtomicBool::new(false);
+        std::thread::scope(|threads| {
+            threads.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    engine.wasm().increment_epoch();
+                }
+            });
+            while call.as_mut().poll(&mut context).is_pending() {
+                turns += 1;
+            }
+            over.store(true, Ordering::Relaxed);
+        });
+        // Once when it begins, and in most of a hundred pieces.
+        assert!(turns > 5, "{instruction}: {turns} turns");
+    }
 }
