@@ -159,23 +159,34 @@ fn add_fields<T: Embed>(linker: &mut Linker<T>) -> Result<()> {
     Ok(())
 }
 
+/// Defines one import that may have to wait.
+macro_rules! waiting_host_fn {
+    ($linker:ident, $function:literal, |$memory:ident, $state:ident $(, $arg:ident)*| $call:expr) => {
+        $linker.func_wrap_async(
+            MODULE,
+            $function,
+            |mut caller: Caller<'_, T>, ($($arg,)*): ($(waiting_host_fn!(@u32 $arg),)*)| {
+                Box::new(async move {
+                    let (mut memory, data) = split(&mut caller)?;
+                    let result = {
+                        let ($memory, $state) = (&mut memory, data.state());
+                        $call.await
+                    };
+                    let arguments = [$((stringify!($arg), i64::from($arg))),*];
+                    tell(data, &memory, $function, &arguments, &result);
+                    result.map_err(|denied| deny($function, denied))
+                })
+            },
+        )?
+    };
+    (@u32 $arg:ident) => { u32 };
+}
+
 fn add_bodies<T: Embed>(linker: &mut Linker<T>) -> Result<()> {
-    // The one function of the ABI that may have to wait.
-    linker.func_wrap_async(
-        MODULE,
-        "read_body",
-        |mut caller: Caller<'_, T>, (kind, buf, limit): (u32, u32, u32)| {
-            Box::new(async move {
-                let (mut memory, data) = split(&mut caller)?;
-                let read = body::read_body(&mut memory, data.state(), kind, buf, limit).await;
-                let arguments = [("kind", kind), ("buf", buf), ("limit", limit)];
-                let arguments = arguments.map(|(name, value)| (name, i64::from(value)));
-                tell(data, &memory, "read_body", &arguments, &read);
-                read.map_err(|denied| deny("read_body", denied))
-            })
-        },
-    )?;
-    host_fn!(linker, "write_body", |memory, state, kind: u32, body: u32, len: u32| {
+    waiting_host_fn!(linker, "read_body", |memory, state, kind, buf, limit| {
+        body::read_body(memory, state, kind, buf, limit)
+    });
+    waiting_host_fn!(linker, "write_body", |memory, state, kind, body, len| {
         body::write_body(memory, state, kind, body, len)
     });
     Ok(())

@@ -289,9 +289,9 @@ impl Host for FakeExchange {
         if write == Write::Replace {
             body.clear();
         }
-        if body.len() + bytes.len() > 1 << 20 {
+        if body.len() + bytes.len() > 3 << 20 {
             let what = "fake body";
-            return Err(Refusal::TooLarge { what, limit: 1 << 20 });
+            return Err(Refusal::TooLarge { what, limit: 3 << 20 });
         }
         body.extend_from_slice(bytes);
         Ok(())

@@ -34,7 +34,7 @@ fn make(call: Call, bytes: &mut [u8], state: &mut State<FakeExchange>) -> Result
         13 => fields::add_header_value(memory, state, a, (b, c), (d, e)).map(|()| 0),
         14 => fields::remove_header(memory, state, a, (b, c)).map(|()| 0),
         15 => block_on(body::read_body(memory, state, a, b, c)),
-        16 => body::write_body(memory, state, a, b, c).map(|()| 0),
+        16 => block_on(body::write_body(memory, state, a, b, c)).map(|()| 0),
         17 => message::get_status_code(state).map(u64::from),
         18 => message::set_status_code(state, a).map(|()| 0),
         19 => message::get_template(memory, state, a, b).map(u64::from),

@@ -1,5 +1,7 @@
 //! Features, configuration, method, URI, status, bodies: what a guest gets and what traps.
 
+use std::time::Duration;
+
 use ngx_http_wasm_handler_module::abi::{Features, Level};
 
 use crate::permissions::IMPORTS;
@@ -174,6 +176,29 @@ fn bodies_are_read_in_pieces_and_end_with_their_last_byte() {
     on_request(&expect_packed(&read(11), 1, 0)).run();
     let parked = on_request(&expect_packed(&read(11), 1, 11)).body("hello world");
     parked.parks(3).run();
+}
+
+#[test]
+fn others_get_their_turn_while_much_is_copied() {
+    let (all, most) = ((5 << 20) / 2, 3 << 20);
+    let body: Vec<u8> = (0..all).map(|at| (at % 251) as u8).collect();
+    let read = format!("(call $read_body (i32.const 0) (i32.const 64) (i32.const {all}))");
+    let write = format!("(call $write_body (i32.const 0) (i32.const 64) (i32.const {all}))");
+    let grow = "(drop (memory.grow (i32.const 50)))".to_owned();
+    let copy = grow.clone() + &expect_packed(&read, 1, all) + &write;
+    let exchange = on_request(&copy).body(&body).parks(2).run().exchange;
+    assert_eq!(exchange.new_request_body.as_ref(), Some(&body));
+    assert_eq!(exchange.sleeps, [Duration::ZERO; 4], "after each MiB but the last");
+
+    let more = grow.clone() + &write + &write;
+    let error = on_request(&more).error();
+    assert_eq!(error, format!("handle_request: write_body: fake body would exceed {most} bytes"));
+    // Short in the middle of a piece, and at its end.
+    for len in [(1 << 20) + 1, 1 << 20] {
+        let exchange = on_request(&(grow.clone() + &expect_packed(&read, 1, len)));
+        let exchange = exchange.body(&body[..len as usize]).run().exchange;
+        assert_eq!(exchange.sleeps.len(), (len as usize - 1) >> 20);
+    }
 }
 
 #[test]

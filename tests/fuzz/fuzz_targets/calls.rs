@@ -219,7 +219,7 @@ fn make(
         }
         14 => ("remove_header", fields::remove_header(memory, state, a, (b, c)).map(|()| 0)),
         15 => ("read_body", block_on(body::read_body(memory, state, a, b, c))),
-        16 => ("write_body", body::write_body(memory, state, a, b, c).map(|()| 0)),
+        16 => ("write_body", block_on(body::write_body(memory, state, a, b, c)).map(|()| 0)),
         17 => ("get_status_code", message::get_status_code(state).map(u64::from)),
         18 => ("set_status_code", message::set_status_code(state, a).map(|()| 0)),
         19 => ("get_template", message::get_template(memory, state, a, b).map(u64::from)),
