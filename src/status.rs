@@ -5,6 +5,7 @@
 pub mod cells;
 pub mod directory;
 mod html;
+mod picture;
 mod prometheus;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
 
 use crate::abi::Features;
+use cells::recent::Part;
 use cells::{BOUNDS_NS, Counter, Distribution, Failure, Gauge, Totals};
 
 /// What is known of a guest when it is loaded.
@@ -110,6 +112,36 @@ pub struct Guest {
     pub handle_request: Times,
     /// Time in the guest.
     pub handle_response: Times,
+    /// The last quarter of an hour, the oldest part first.
+    pub recent: Vec<Lately>,
+}
+
+/// A part of the last quarter of an hour.
+#[derive(Clone, Debug, Serialize)]
+pub struct Lately {
+    /// Since it began.
+    pub seconds_ago: u64,
+    /// `handle_request` was to be called.
+    pub requests: u64,
+    /// All of `failures`.
+    pub failed: u64,
+    /// Calls that failed, by reason; reasons that there were.
+    pub failures: BTreeMap<&'static str, u64>,
+    /// All but a hundredth of the calls that ended took at most this; none without calls.
+    pub p99: Option<f64>,
+}
+
+impl Lately {
+    fn new((seconds_ago, part): (u64, Part)) -> Self {
+        let failures = Failure::ALL.iter().map(|failure| failure.name()).zip(part.failed);
+        Lately {
+            seconds_ago,
+            requests: part.requests,
+            failed: part.failed.iter().sum(),
+            failures: failures.filter(|(_, count)| *count > 0).collect(),
+            p99: part.p99_ns().map(seconds),
+        }
+    }
 }
 
 /// How long calls took, in seconds, waiting not counted. Quantiles are none without calls.
@@ -168,8 +200,8 @@ impl Times {
 }
 
 impl Guest {
-    /// A guest with its figures.
-    pub fn new(about: &About, totals: &Totals) -> Self {
+    /// A guest with its figures, as they are `now`, on the clock that they were counted by.
+    pub fn new(about: &About, totals: &Totals, now: Duration) -> Self {
         let failures: BTreeMap<_, _> = Failure::ALL
             .iter()
             .map(|&failure| (failure.name(), totals.counter(Counter::Failed(failure))))
@@ -198,6 +230,7 @@ impl Guest {
             resting: totals.gauge(Gauge::Resting),
             handle_request: Times::new(&totals.request),
             handle_response: Times::new(&totals.response),
+            recent: totals.recent.until(now).map(Lately::new).collect(),
         }
     }
 }

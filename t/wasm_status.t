@@ -23,7 +23,7 @@ select STDERR; $| = 1;
 select STDOUT; $| = 1;
 
 # nginx calls a killed worker an alert.
-my $t = Test::Nginx->new()->has(qw/http proxy/)->todo_alerts()->plan(56);
+my $t = Test::Nginx->new()->has(qw/http proxy/)->todo_alerts()->plan(61);
 
 my $conf = <<'EOF';
 
@@ -124,6 +124,10 @@ is($trap->{memory_bytes}, 0, 'nor memory');
 is(status(curl('/slow')), 500, 'stopped');
 is(guest_status('slow')->{failures}{timeout}, 1, 'timeout counted');
 
+is(lately('pass', 'requests'), $sent, 'all requests are of the last quarter of an hour');
+is(lately('trap', 'failed'), 40, 'all failures');
+cmp_ok((grep { defined } map { $_->{p99} } @{ guest_status('slow')->{recent} })[-1], '>=', 0.01, 'how long a call took');
+
 ###############################################################################
 
 # In flight, and a worker that dies with it.
@@ -163,6 +167,7 @@ ok(wait_until(sub { of(report(), 'a') }), 'another guest came');
 ok(wait_until(sub { my @now = worker_pids($t); @now == 4 }), 'reloaded');
 $pass = guest_status('pass');
 is($pass->{requests}, $sent, 'counts stay');
+is(lately('pass', 'requests'), $sent, 'and are of the last quarter of an hour');
 is(guest_status('a')->{requests}, 0, 'nothing of a new guest');
 curl('/pass/');
 $sent++;
@@ -189,6 +194,7 @@ $t->write_file_expand('nginx.conf', $many);
 reload_all();
 ok(wait_until(sub { of(report(), 'n13') }), 'many guests came');
 is(guest_status('pass')->{requests}, $sent, 'counts move');
+is(lately('pass', 'requests'), $sent, 'with their times');
 curl("/n$_") for 1 .. 13;
 is(requests('n'), 13, 'new ones are counted');
 
@@ -232,6 +238,14 @@ sub of {
 
 sub guest_status {
 	return of(report(), $_[0]) // die "no guest $_[0]\n";
+}
+
+# A figure of the last quarter of an hour.
+sub lately {
+	my ($name, $figure) = @_;
+	my $sum = 0;
+	$sum += $_->{$figure} for @{ guest_status($name)->{recent} };
+	return $sum;
 }
 
 # Process ids of the calls of guest "pass", the last first.

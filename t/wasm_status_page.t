@@ -20,7 +20,7 @@ use Test::Nginx::Wasm;
 select STDERR; $| = 1;
 select STDOUT; $| = 1;
 
-my $t = Test::Nginx->new()->has(qw/http/)->plan(14);
+my $t = Test::Nginx->new()->has(qw/http/)->plan(17);
 
 $t->write_file_expand('nginx.conf', <<'EOF');
 
@@ -89,6 +89,12 @@ is(figure($page, 'a-guest', 'Requests'), 3, 'figures');
 is(figure($page, 'trap', 'Failed: trap'), 2, 'failures');
 like($page, qr{<h2>trap <span class="bad">2 of 2 failed</span></h2>}, 'at a glance');
 like($page, qr{<p class="all">3 guests in 1 worker:\s+6 requests, 1 in flight, 0 waiting,\s+2 failed</p>}, 'all of them');
+my @labels = $page =~ /role="img" aria-label="([^"]*)"/g;
+is(join('; ', @labels[0, 1]), 'How long calls took: 3 of handle_request, 3 of handle_response; '
+	. 'The last 15 minutes: 3 requests, 0 failures', 'pictures');
+my @shapes = $page =~ /<title>(?:\d+:\d\d ago: \d+ requests, trap (\d+)\b|[^<]*)/g;
+is_deeply([ grep { defined } @shapes ], [2], 'a column for failures');
+unlike($page, qr/(?:width|height|y|x)="-/, 'nothing reaches out of them');
 like($page, qr/ refreshes</, 'refreshed by the browser');
 
 $page = browse('/status', '--virtual-time-budget=9000');

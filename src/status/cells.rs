@@ -4,9 +4,13 @@
 //! There is one writer, so a plain load and a plain store make an addition: no locked instruction,
 //! no lock. A reader may see one figure of a call and not yet the other.
 
+pub mod recent;
+
 use std::array;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
+
+use recent::{Recent, Ring};
 
 /// What is now. Gone with the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,7 +160,7 @@ fn add(cell: &AtomicU64, count: u64) {
     cell.store(cell.load(Relaxed).wrapping_add(count), Relaxed);
 }
 
-/// The figures of one guest in one process. Consists of 64-bit integers only, for which all zeroes
+/// The figures of one guest in one process. Consists of integers only, for which all zeroes
 /// is the beginning, so that memory shared between processes can be used as one. No two share a line
 /// of the processors' caches.
 #[derive(Debug)]
@@ -168,6 +172,7 @@ pub struct Cells {
     features: AtomicU64,
     request: Histogram,
     response: Histogram,
+    recent: Ring,
 }
 
 #[derive(Debug)]
@@ -186,6 +191,7 @@ impl Default for Cells {
             features: AtomicU64::default(),
             request: Histogram::default(),
             response: Histogram::default(),
+            recent: Ring::default(),
         }
     }
 }
@@ -202,8 +208,13 @@ impl Default for Histogram {
 
 impl Cells {
     /// It happened once more.
-    pub fn count(&self, counter: Counter) {
+    pub fn count(&self, counter: Counter, now: Duration) {
         add(&self.counters[counter.index()], 1);
+        match counter {
+            Counter::Requests => self.recent.request(now),
+            Counter::Failed(failure) => self.recent.failure(now, failure),
+            Counter::Passed | Counter::Answered | Counter::Aborted | Counter::InstancesStarted => {}
+        }
     }
 
     /// There is more of it.
@@ -218,7 +229,7 @@ impl Cells {
     }
 
     /// A call ended after it had run for so long.
-    pub fn observe(&self, timed: Timed, time: Duration) {
+    pub fn observe(&self, timed: Timed, time: Duration, now: Duration) {
         let histogram = match timed {
             Timed::Request => &self.request,
             Timed::Response => &self.response,
@@ -226,6 +237,7 @@ impl Cells {
         let ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let at = BOUNDS_NS.partition_point(|&bound| bound < ns);
         add(&histogram.buckets[at], 1);
+        self.recent.time(now, at);
         add(&histogram.sum_ns, ns);
         if ns > histogram.max_ns.load(Relaxed) {
             histogram.max_ns.store(ns, Relaxed);
@@ -264,6 +276,7 @@ impl Cells {
             to.sum_ns.store(from.sum_ns, Relaxed);
             to.max_ns.store(from.max_ns, Relaxed);
         }
+        self.recent.copy(&from.recent);
     }
 }
 
@@ -278,6 +291,8 @@ pub struct Totals {
     pub request: Distribution,
     /// `handle_response`.
     pub response: Distribution,
+    /// The last quarter of an hour.
+    pub recent: Recent,
 }
 
 /// How long calls took.
@@ -311,6 +326,7 @@ impl Totals {
             sum.sum_ns = sum.sum_ns.wrapping_add(from.sum_ns.load(Relaxed));
             sum.max_ns = sum.max_ns.max(from.max_ns.load(Relaxed));
         }
+        self.recent.add(&cells.recent);
     }
 
     /// How much there is now.

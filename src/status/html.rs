@@ -1,7 +1,10 @@
 //! The page for people.
 
+use std::collections::BTreeMap;
+
 use askama::Template;
 
+use super::picture::{self, RecentPicture, TimesPicture};
 use super::{Guest, Report};
 
 /// `templates/status.html`.
@@ -12,17 +15,8 @@ pub(super) struct Page<'a> {
 }
 
 impl Page<'_> {
-    /// 1234567 as "1 234 567", with spaces that do not break.
-    fn number(&self, number: &u64) -> String {
-        let digits = number.to_string();
-        let mut text = String::new();
-        for (at, digit) in digits.chars().enumerate() {
-            if at > 0 && (digits.len() - at).is_multiple_of(3) {
-                text.push('\u{202f}');
-            }
-            text.push(digit);
-        }
-        text
+    fn number(&self, count: &u64) -> String {
+        number(*count)
     }
 
     /// Of all guests together: requests, in flight, waiting, failed.
@@ -32,15 +26,11 @@ impl Page<'_> {
     }
 
     fn time(&self, seconds: &Option<f64>) -> String {
-        seconds.map_or_else(|| "–".to_owned(), |seconds| self.duration(&seconds))
+        seconds.map_or_else(|| "–".to_owned(), duration)
     }
 
     fn duration(&self, seconds: &f64) -> String {
-        match seconds {
-            0.0..1e-3 => format!("{}\u{202f}µs", three_digits(seconds * 1e6)),
-            1e-3..1.0 => format!("{}\u{202f}ms", three_digits(seconds * 1e3)),
-            _ => format!("{}\u{202f}s", three_digits(*seconds)),
-        }
+        duration(*seconds)
     }
 
     fn size(&self, bytes: &u64) -> String {
@@ -61,6 +51,55 @@ impl Page<'_> {
     fn failures<'g>(&self, guest: &'g Guest) -> Vec<(&'g str, u64)> {
         let some = guest.failures.iter().filter(|(_, count)| **count > 0);
         some.map(|(&name, &count)| (name, count)).collect()
+    }
+
+    fn times(&self, guest: &Guest) -> TimesPicture {
+        TimesPicture::new(guest)
+    }
+
+    fn recent(&self, guest: &Guest) -> RecentPicture {
+        RecentPicture::new(guest)
+    }
+
+    /// Most requests in one part of what is shown.
+    fn most(&self, guest: &Guest) -> String {
+        number(picture::most(&guest.recent))
+    }
+
+    /// Failures in what is shown.
+    fn recent_failures<'g>(&self, guest: &'g Guest) -> BTreeMap<&'g str, u64> {
+        let mut sums = BTreeMap::new();
+        for (&name, count) in guest.recent.iter().flat_map(|part| &part.failures) {
+            *sums.entry(name).or_default() += count;
+        }
+        sums
+    }
+
+    /// The newest of the times that are shown.
+    fn recent_p99(&self, guest: &Guest) -> Option<f64> {
+        guest.recent.iter().rev().find_map(|part| part.p99)
+    }
+}
+
+/// 1234567 as "1 234 567", with spaces that do not break.
+pub(super) fn number(count: u64) -> String {
+    let digits = count.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push('\u{202f}');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// With the unit that fits.
+pub(super) fn duration(seconds: f64) -> String {
+    match seconds {
+        0.0..1e-3 => format!("{}\u{202f}µs", three_digits(seconds * 1e6)),
+        1e-3..1.0 => format!("{}\u{202f}ms", three_digits(seconds * 1e3)),
+        _ => format!("{}\u{202f}s", three_digits(seconds)),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::nginx::guests::status::{Held, Meter, Metered};
 use crate::nginx::guests::worker;
 use crate::nginx::ngx::ffi::{self, guard};
 use crate::nginx::ngx::log::{ERR, Escaped, INFO, Log, NOTICE, WARN, Who};
-use crate::nginx::ngx::timer::Timer;
+use crate::nginx::ngx::timer::{self, Timer};
 use crate::runtime::Engine;
 use crate::runtime::breaker::{self, Breaker, Change, Pass};
 use crate::runtime::guest::Guest;
@@ -146,7 +146,7 @@ impl<H: Host> Plugin<H> {
         waiter: impl FnOnce() -> Weak<dyn Waiter>,
     ) -> Result<Claim<H>, Fault> {
         worker::keep_time(&plugin.engine).map_err(Fault::Ticker)?;
-        if let Some(left) = plugin.breaker(|breaker| breaker.refuses(worker::now())) {
+        if let Some(left) = plugin.breaker(|breaker| breaker.refuses(timer::now())) {
             return Err(Fault::Resting(left));
         }
         // Whoever waits was there first.
@@ -201,7 +201,7 @@ impl<H: Host> Plugin<H> {
         let pool = plugin.pool.borrow();
         let Some(oldest) = pool.as_ref().and_then(Pool::oldest) else { return };
         // Those that follow closely go together.
-        let after = (oldest.since + timeout).saturating_sub(worker::now()).max(timeout / 10);
+        let after = (oldest.since + timeout).saturating_sub(timer::now()).max(timeout / 10);
         let data = ffi::c_void_of(Rc::as_ptr(plugin));
         // SAFETY: a plugin does not leave its Rc, and drops the timer with itself.
         unsafe { plugin.expiry.set(after, on_expiry::<H>, data) };
@@ -210,7 +210,7 @@ impl<H: Host> Plugin<H> {
     /// Drops instances that have been idle for too long.
     fn expire(&self) {
         let Some(timeout) = self.settings.idle_timeout else { return };
-        let now = worker::now();
+        let now = timer::now();
         let expired = match self.pool.borrow_mut().as_mut() {
             // Dropping them runs no guest code.
             Some(pool) => pool.expire(|idle| idle.since + timeout <= now).map(drop).count(),
@@ -279,7 +279,7 @@ impl<H: Host> Plugin<H> {
         // Who debugs, be it one connection (debug_connection), wants to see them all.
         let said = match log.enabled(Level::Debug) {
             true => Some(0),
-            false => self.said.borrow_mut().say(fault.kind(), worker::now()),
+            false => self.said.borrow_mut().say(fault.kind(), timer::now()),
         };
         let who = || Who { name: &self.name, request_id: request_id() };
         if let Some(suppressed) = said {
@@ -288,7 +288,7 @@ impl<H: Host> Plugin<H> {
         if !fault.is_the_guests() {
             return;
         }
-        let change = self.breaker(|breaker| breaker.failed(pass, worker::now()));
+        let change = self.breaker(|breaker| breaker.failed(pass, timer::now()));
         if let Some(Change::Opened { fails, backoff }) = change {
             self.resting.replace(Some(Meter::hold(&self.meter, Gauge::Resting)));
             let last = fault.to_string();
@@ -379,7 +379,7 @@ impl<H: Host> Lease<H> {
 
     /// Asks the breaker, when the guest is about to run: others may have failed meanwhile.
     pub(crate) fn admit(&mut self) -> Result<Pass, Fault> {
-        let pass = self.plugin.breaker(|breaker| Some(breaker.admit(worker::now())));
+        let pass = self.plugin.breaker(|breaker| Some(breaker.admit(timer::now())));
         self.pass = pass.unwrap_or(Ok(Pass::Normal)).map_err(Fault::Resting)?;
         Ok(self.pass)
     }
@@ -402,7 +402,7 @@ impl<H: Host> Drop for Lease<H> {
             match instance {
                 Some(mut instance) if !instance.is_poisoned() && served < requests => {
                     instance.weigh();
-                    pool.give_back(Idle { instance, served, since: worker::now() });
+                    pool.give_back(Idle { instance, served, since: timer::now() });
                 }
                 gone => {
                     drop(gone);
@@ -417,7 +417,7 @@ impl<H: Host> Drop for Lease<H> {
         Plugin::watch_idle(&self.plugin);
         // Says nothing where there has been an outcome.
         self.plugin.breaker(|breaker| {
-            breaker.abandoned(self.pass, worker::now());
+            breaker.abandoned(self.pass, timer::now());
             None::<()>
         });
         self.plugin.line.serve();

@@ -16,6 +16,7 @@ use crate::host::Host;
 use crate::nginx::ngx::log::Escaped;
 use crate::nginx::ngx::module;
 use crate::nginx::ngx::request::Request;
+use crate::nginx::ngx::timer;
 use crate::runtime::instance::Instance;
 use crate::runtime::precompiled::{Sha256Digest, hex};
 use crate::status::About;
@@ -127,12 +128,12 @@ impl Meter {
 
     /// It happened once more.
     pub(crate) fn count(&self, counter: Counter) {
-        self.cells().count(counter);
+        self.cells().count(counter, timer::now());
     }
 
     /// A call ended after it had run for so long.
     pub(crate) fn observe(&self, timed: Timed, time: Duration) {
-        self.cells().observe(timed, time);
+        self.cells().observe(timed, time, timer::now());
     }
 
     /// The guest has enabled these.

@@ -25,12 +25,6 @@ pub(crate) fn note_slice(slice: Duration) {
     PERIOD.set(PERIOD.get().min(slice));
 }
 
-/// What the time was when the event loop last looked, on a clock that does not go back.
-pub(crate) fn now() -> Duration {
-    // SAFETY: a plain integer that only nginx's own thread, this one, writes.
-    Duration::from_millis(unsafe { nginx_sys::ngx_current_msec } as u64)
-}
-
 /// Makes sure that the time of this engine's guests is measured.
 pub(crate) fn keep_time(engine: &Engine) -> io::Result<()> {
     TICKER.with_borrow_mut(|ticker| {

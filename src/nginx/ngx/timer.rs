@@ -1,4 +1,4 @@
-//! A timer of a worker's own, beside those of its requests.
+//! The time, and a timer of a worker's own, beside those of its requests.
 
 use std::cell::UnsafeCell;
 use std::ffi::c_void;
@@ -7,6 +7,12 @@ use std::time::Duration;
 use nginx_sys::{ngx_event_t, ngx_msec_t};
 
 use crate::nginx::ngx::ffi;
+
+/// What the time was when the event loop last looked, on a clock that does not go back.
+pub(crate) fn now() -> Duration {
+    // SAFETY: a plain integer that only nginx's own thread, this one, writes.
+    Duration::from_millis(unsafe { nginx_sys::ngx_current_msec } as u64)
+}
 
 /// Set or not; dropping it takes it off. A worker that is to end does not wait for it.
 pub(crate) struct Timer(UnsafeCell<ngx_event_t>);

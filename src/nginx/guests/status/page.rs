@@ -9,6 +9,7 @@ use crate::nginx::ngx::field::FieldLine;
 use crate::nginx::ngx::headers_out::{self, Outside};
 use crate::nginx::ngx::log::{ERR, Escaped};
 use crate::nginx::ngx::request::{HEAD, Request};
+use crate::nginx::ngx::timer;
 use crate::status::{Format, Guest, Report, Server};
 
 const GET: ngx_uint_t = nginx_sys::NGX_HTTP_GET as ngx_uint_t;
@@ -97,7 +98,7 @@ fn report(r: Request) -> Report {
         if totals.is_empty() {
             (report.workers, totals) = place.table().totals();
         }
-        report.guests.push(Guest::new(&meter.about.borrow(), &place.of(&totals)));
+        report.guests.push(Guest::new(&meter.about.borrow(), &place.of(&totals), timer::now()));
     }
     let order = |guest: &Guest| (guest.name.clone(), guest.path.clone(), guest.places.clone());
     report.guests.sort_by_cached_key(order);
