@@ -122,15 +122,10 @@ fn leave(ctx: &Rc<Ctx>) -> Result<(), NoMemory> {
         headers_in::remove(r, b"if-range")?;
         changed = true;
     }
-    let encoding = headers_in::take(r, b"accept-encoding")?;
-    if !encoding.is_empty() {
-        ctx.with_io(|io| io.request.sent_encoding = encoding);
-        changed = true;
-    }
     if changed {
         forget_variables(r);
     }
-    Ok(())
+    ctx.hide_encoding()
 }
 
 /// Starts `handle_request` of the next guest.

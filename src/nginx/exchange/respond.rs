@@ -14,7 +14,7 @@ use crate::nginx::exchange::collect::{self, Collected};
 use crate::nginx::exchange::ctx::{Ctx, Due};
 use crate::nginx::exchange::host;
 use crate::nginx::exchange::reply::{Change, Reply, forbids_body};
-use crate::nginx::exchange::settings::{Location, forget_variables};
+use crate::nginx::exchange::settings::Location;
 use crate::nginx::exchange::state::{Collecting, Responding, State};
 use crate::nginx::exchange::task::{self, Progress};
 use crate::nginx::exchange::wait::Side;
@@ -40,18 +40,13 @@ pub(crate) enum Turn {
 /// in.
 pub(crate) fn begin(ctx: &Ctx) -> Result<Box<Reply>, NoMemory> {
     let r = ctx.request();
-    let (method, encoding, early) = ctx
+    let (method, early) = ctx
         .with_io(|io| {
             io.response.body = Body::default();
-            let early = io.kept.take_early();
-            let side = &mut io.request;
-            (side.sent_method.take(), std::mem::take(&mut side.sent_encoding), early)
+            (io.request.sent_method.take(), io.kept.take_early())
         })
         .unwrap_or_default();
-    if !encoding.is_empty() {
-        headers_in::put_back(r, &encoding)?;
-        forget_variables(r);
-    }
+    ctx.show_encoding()?;
     let (failed, refused) = (ctx.has_failed(), ctx.was_page_refused());
     let mut reply = Reply::begin(r, headers_in::has_range(r), failed, refused);
     if refused {

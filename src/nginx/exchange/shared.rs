@@ -6,7 +6,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use nginx_sys::{ngx_table_elt_t, ngx_uint_t};
+use nginx_sys::ngx_uint_t;
 
 use crate::host::kept::Kept;
 use crate::logged::Found;
@@ -54,8 +54,6 @@ pub(crate) struct RequestSide {
     pub(crate) uri: Option<Vec<u8>>,
     /// The number of the method that the client sent, once a guest has set another.
     pub(crate) sent_method: Option<ngx_uint_t>,
-    /// The client's `Accept-Encoding`, kept from the next handler.
-    pub(crate) sent_encoding: Vec<ngx_table_elt_t>,
     /// Something that nginx variables mirror was changed.
     pub(crate) dirty: bool,
     /// What a failing guest's changes are undone with, where the request is to go on without it.
