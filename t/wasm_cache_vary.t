@@ -97,13 +97,13 @@ $t->run();
 
 for my $guest (@guests) {
 	my $r = curl('-H', 'Accept-Encoding: gzip', "/$guest");
-	is(header($r, 'X-Cache'), 'MISS', "$guest: not in the cache");
-	is(header($r, 'X-Asked'), 'for ', "$guest: the next handler is not asked for an encoding");
-	is(header($r, 'Content-Encoding'), 'gzip', "$guest: nginx compresses");
+	is(header($r, 'X-Cache') // '', 'MISS', "$guest: not in the cache");
+	is(header($r, 'X-Asked') // '', 'for', "$guest: the next handler is not asked for an encoding");
+	is(header($r, 'Content-Encoding') // '', 'gzip', "$guest: nginx compresses");
 
 	is(join(' ', map { header(curl('-H', "Accept-Encoding: $_", "/$guest"), 'X-Cache') } 'gzip', 'gzip', 'br'), 'HIT HIT HIT',
 		"$guest: found again");
-	is(header(curl("/$guest"), 'X-Cache'), 'HIT', "$guest: by others, too");
+	is(header(curl("/$guest"), 'X-Cache') // '', 'HIT', "$guest: by others, too");
 	is(join(', ', $t->read_file('encoding.log') =~ m{^/$guest (.*)}mg), 'gzip, gzip, gzip, br, -',
 		"$guest: the log has what the client accepts");
 }

@@ -38,7 +38,7 @@ my @cases = (
 	[ 'undone-none', '', "(call \$add_resp $cc &\"g\") unreachable", [], [] ],
 );
 
-my $t = Test::Nginx->new()->has(qw/http proxy gzip/)->plan(4 * @cases + 8);
+my $t = Test::Nginx->new()->has(qw/http proxy gzip/)->plan(4 * @cases + 10);
 
 my $locations = '';
 for my $case (@cases) {
@@ -91,6 +91,9 @@ http {
         server_name  localhost;
 
 LOCATIONS
+        location /expires/early/ { http_wasm early.wat; expires 1h; proxy_pass http://127.0.0.1:8081/; }
+        location /expires/set/ { http_wasm set.wat; expires 1h; proxy_pass http://127.0.0.1:8081/; }
+
         location /gzip/none/ { proxy_pass http://127.0.0.1:8081/; }
         location /gzip/forbids/ { http_wasm forbids.wat; proxy_pass http://127.0.0.1:8081/; }
         location /gzip/permits/ { http_wasm permits.wat; proxy_pass http://127.0.0.1:8081/; }
@@ -126,6 +129,12 @@ for my $guest (qw/none forbids permits removes/) {
 		my $is_compressed = { none => $upstream eq 'no-cache', forbids => 1, permits => 0, removes => 1 }->{$guest};
 		is(header($r, 'content-encoding') // 'none', $is_compressed ? 'gzip' : 'none', "gzip_proxied, $guest, $upstream");
 	}
+}
+
+# nginx takes what the next handler says, adds its own, and guests have the last word.
+for my $case ([ 'early', 'g|max-age=3600' ], [ 'set', 'g' ]) {
+	my ($name, $seen) = @$case;
+	is(lines_of(curl("/expires/$name/headers?Cache-Control=a"), 'cache-control'), $seen, "expires, $name");
 }
 
 ###############################################################################
