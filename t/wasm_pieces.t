@@ -95,7 +95,8 @@ EOF
 
 $t->write_file('ok', 'OK');
 $t->run();
-my ($worker) = worker_pids($t);
+my $worker;
+wait_until(sub { ($worker) = worker_pids($t) });
 
 ###############################################################################
 
