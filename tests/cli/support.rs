@@ -36,7 +36,11 @@ pub struct Program(Command, Vec<u8>);
 impl Program {
     pub fn new(command: &str) -> Self {
         let mut program = Command::new(env!("CARGO_BIN_EXE_http-wasm"));
-        program.arg(command).env_remove("http_proxy").env_remove("HTTP_PROXY");
+        program.arg(command);
+        // Those of the tests are on this machine.
+        for proxy in ["http_proxy", "https_proxy", "all_proxy"] {
+            program.env_remove(proxy).env_remove(proxy.to_uppercase());
+        }
         Program(program, Vec::new())
     }
 

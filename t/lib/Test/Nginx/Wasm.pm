@@ -25,6 +25,11 @@ our @EXPORT = qw/
 
 my $TIMEOUT = patience(8);
 
+# What a machine is set to is not for the tests: curl would ask a proxy for 127.0.0.1, and workers could not look into
+# directories that a narrow umask closes.
+delete @ENV{ map { ($_, uc) } qw/ http_proxy https_proxy all_proxy / };
+umask 022;
+
 ###############################################################################
 # Guests
 
