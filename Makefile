@@ -230,7 +230,9 @@ include build/fuzz.mk build/sanitizer.mk build/bench.mk build/packages.mk
 # $(call build,NGINX TREE,CARGO FLAGS,PROFILE DIRECTORY,RESULT): build the cdylib alone (with an rlib beside it
 # there is no LTO) and put it in place by a rename: nginx may have the old file mapped.
 define build
+	rm -f target/$(3)/lib$(NAME).so && \
 	NGINX_SOURCE_DIR=$(1) NGINX_BUILD_DIR=$(1)/objs $(CARGO) rustc $(2) --lib --crate-type cdylib && \
+	{ test -f target/$(3)/lib$(NAME).so || { echo 'cargo has built elsewhere: is build.target set in its configuration?' >&2; exit 1; }; } && \
 	mkdir -p $(dir $(4)) && cp target/$(3)/lib$(NAME).so $(4).new && mv -f $(4).new $(4)
 endef
 
