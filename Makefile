@@ -216,6 +216,11 @@ $(RESTLESS): export TEST_NGINX_PATIENCE = 4
 conformance-results: ## write t/conformance/RESULTS.md anew
 	timeout -k 10 900 t/conformance/run.sh --write $(nginx_given) $(or $(module_given),$(DEBIAN_MODULE))
 
+.PHONY: status-picture
+status-picture: ## make docs/status.png anew: the status page under the load of status-load (REQUESTS=1000000)
+	@$(MAKE) --no-print-directory status-load-$(if $(MODULE),given,debian) REQUESTS=$(REQUESTS)
+	cp target/status/end-page.png docs/status.png
+
 .PHONY: hostile-results
 hostile-results: ## write docs/hostile.md anew
 	timeout -k 10 1800 t/hostile/run.sh -rounds $(ROUNDS) -window $(WINDOW) -limit $(LIMIT) -write docs/hostile.md \

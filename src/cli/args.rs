@@ -181,6 +181,14 @@ pub(crate) struct Run {
     /// Largest request body that the guest may write.
     #[arg(long, value_name = "SIZE", default_value = "1m", value_parser = size)]
     pub(crate) client_max_body_size: u64,
+    /// A field that the guest finds among the request's instead of what the client has sent, and the
+    /// next handler does not get, as `http_wasm_field` has it. May be repeated.
+    #[arg(long, value_name = "NAME: VALUE", value_parser = field)]
+    pub(crate) field: Vec<(String, String)>,
+    /// A type of responses that a guest with buffer_response gets whole, as `http_wasm_buffer_types`
+    /// has it; all if absent. May be repeated.
+    #[arg(long, value_name = "MIME-TYPE")]
+    pub(crate) buffer_type: Vec<String>,
     /// Largest response body that is kept for the guest, or that it may write.
     #[arg(long, value_name = "SIZE", default_value = "64m", value_parser = size)]
     pub(crate) response_buffer: u64,

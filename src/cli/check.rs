@@ -12,7 +12,6 @@ use super::text::{bytes, log_lines, ms};
 use super::{Failure, print};
 use crate::abi::Level;
 use crate::escaped::Escaped;
-use crate::host::policy::RESPONSE_MAX;
 use crate::runtime::precompiled::{self, digest, hex};
 use crate::runtime::{Compile, Engine};
 
@@ -47,14 +46,7 @@ fn examine(args: &Check) -> Result<String, Failure> {
     if precompiled::is_precompiled(&source) {
         return examine_precompiled(args, &source);
     }
-    let rules = Rules {
-        log_level: Level::Debug,
-        source_addr: String::new(),
-        request_max: 0,
-        response_max: RESPONSE_MAX,
-        trace: false,
-        count: false,
-    };
+    let rules = Rules::of_start(Level::Debug);
     let settings = args.guest.settings()?;
     let loaded = load::load(path, source.clone(), settings, rules, args.load_timeout)?;
     Ok(match args.format {

@@ -24,6 +24,10 @@ pub(crate) struct Rules {
     pub(crate) source_addr: String,
     pub(crate) request_max: u64,
     pub(crate) response_max: u64,
+    /// Fields that the guest finds among the request's, and the next handler does not.
+    pub(crate) given: Vec<(String, String)>,
+    /// Types of responses that a guest gets whole; all of them if there are none here.
+    pub(crate) buffer_types: Vec<String>,
     /// Every call of a host function is printed.
     pub(crate) trace: bool,
     /// The guest's instructions are counted.
@@ -58,6 +62,37 @@ pub(crate) struct Exchange {
     pub(crate) log: Vec<(Level, String)>,
     /// Calls of host functions.
     pub(crate) calls: u64,
+}
+
+impl Rules {
+    /// Rules without limits, under which a guest is only started.
+    pub(crate) fn of_start(log_level: Level) -> Self {
+        Rules {
+            log_level,
+            source_addr: String::new(),
+            request_max: u64::MAX,
+            response_max: u64::MAX,
+            given: Vec::new(),
+            buffer_types: Vec::new(),
+            trace: false,
+            count: false,
+        }
+    }
+
+    /// Whether a guest that has asked for it gets a response with these fields whole.
+    pub(crate) fn buffers(&self, fields: &[Line]) -> bool {
+        let types = fields.iter().filter(|line| is(line, b"content-type"));
+        let Some((_, value)) = types.last() else {
+            return self.buffer_types.is_empty() || self.buffer_types.iter().any(|ty| ty == "*");
+        };
+        let essence = value.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii();
+        let is_meant = |ty: &String| ty == "*" || ty.as_bytes().eq_ignore_ascii_case(essence);
+        self.buffer_types.is_empty() || self.buffer_types.iter().any(is_meant)
+    }
+
+    fn is_given(&self, name: &[u8]) -> bool {
+        self.given.iter().any(|(other, _)| other.as_bytes().eq_ignore_ascii_case(name))
+    }
 }
 
 impl Exchange {
@@ -214,7 +249,14 @@ impl Host for Lent {
             FieldKind::Response => &exchange.response.content.fields,
             FieldKind::ResponseTrailers => &exchange.response.content.trailers,
         });
-        lines.iter().map(|(name, value)| (name.as_slice(), value.as_slice()))
+        let rules = self.get().map(|exchange| &exchange.rules);
+        let rules = rules.filter(|_| kind == FieldKind::Request);
+        let given = rules.map_or(&[][..], |rules| &rules.given);
+        let given = given.iter().filter(|(_, value)| !value.is_empty());
+        let given = given.map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+        let is_hidden = move |name: &[u8]| rules.is_some_and(|rules| rules.is_given(name));
+        let sent = lines.iter().filter(move |(name, _)| !is_hidden(name));
+        given.chain(sent.map(|(name, value)| (name.as_slice(), value.as_slice())))
     }
 
     fn set_field(&mut self, kind: FieldKind, name: &[u8], value: &[u8]) -> Result<(), Refusal> {

@@ -109,6 +109,10 @@ fn calls(
     let buffered = outcome.features.contains(Features::BUFFER_RESPONSE);
     let request = passed_on(exchange, buffered);
     let way = Way::begin(exchange, response.clone(), to_head);
+    let buffered = buffered && exchange.rules.buffers(&exchange.response.content.fields);
+    if !buffered {
+        instance.withdraw(Features::BUFFER_RESPONSE);
+    }
     let way = match way.offer(exchange, buffered) {
         Ok(way) => way,
         Err(failed) => return End::Failed(failed),
@@ -146,29 +150,29 @@ fn finish<T>(
     }
 }
 
-/// The request as the next handler gets it.
+/// The request as the next handler gets it. What a guest makes of a part would not fit the part's
+/// Content-Range, and what it puts before an encoded body would not fit the encoding: where it has the
+/// body, nobody is asked for ranges, or for an encoding.
 fn passed_on(exchange: &mut Exchange, buffered: bool) -> Request {
-    let request = received_back(exchange, buffered);
-    let target = on_the_wire(&request.target).into_owned();
-    Request { target, ..request }
-}
-
-/// The same with its target as the guest sees it.
-fn received_back(exchange: &mut Exchange, buffered: bool) -> Request {
+    let has_body = buffered || !exchange.own.is_empty();
     let fields = &mut exchange.request.content.fields;
-    // What a guest makes of a part would not fit the part's Content-Range.
-    if buffered && fields.iter().any(|line| is(line, b"range")) {
+    if has_body && fields.iter().any(|line| is(line, b"range")) {
         fields.retain(|line| !is(line, b"range") && !is(line, b"if-range"));
     }
+    let mut request = exchange.request.clone();
     if let Some(written) = exchange.request_written.take() {
         // The body that the guest may read again stays what it was.
-        let mut request = exchange.request.clone();
         set_length(&mut request.content, Some(written.len() as u64));
         request.content.body = written;
         exchange.request.content.fields.clone_from(&request.content.fields);
-        return request;
     }
-    exchange.request.clone()
+    if has_body {
+        // The guest sees it again afterwards.
+        request.content.fields.retain(|line| !is(line, b"accept-encoding"));
+    }
+    // As the guest does not see it.
+    request.target = on_the_wire(&request.target).into_owned();
+    request
 }
 
 /// The guest's own response.

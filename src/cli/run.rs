@@ -38,6 +38,8 @@ pub(crate) fn run(args: &Run) -> Result<(), Failure> {
             size => size,
         },
         response_max: args.response_buffer,
+        given: args.field.clone(),
+        buffer_types: args.buffer_type.clone(),
         trace: args.trace,
         count: args.count,
     };

@@ -235,7 +235,7 @@ fn pictures_show_what_there_is() {
         "10 requests, timeout 1, p99",
         "<circle class=\"p99\"",
         "aria-label=\"The last 15 minutes: 10 requests, 1 failures\"",
-        "10 at most in half a minute, <i class=\"timeout\"></i> timeout 1;",
+        "10 at most in half a minute, <span><i class=\"timeout\"></i> timeout 1</span>;",
     ] {
         assert!(page.contains(part), "{part}: {page}");
     }

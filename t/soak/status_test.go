@@ -93,6 +93,7 @@ type tally struct {
 
 // customers are all clients.
 type customers struct {
+	began   time.Time
 	mu      sync.Mutex
 	tallies map[string]*tally
 	workers map[string]bool
@@ -107,6 +108,10 @@ type statusReport struct {
 		Requests, Passed, Answered, Aborted, Failed, In_flight, Waiting int
 		Failures                                                        map[string]int
 		Handle_request                                                  struct{ Count int }
+		Recent                                                          []struct {
+			Requests int
+			Failures map[string]int
+		}
 	}
 }
 
@@ -114,7 +119,7 @@ type statusReport struct {
 // shows: exactly, and after a worker was killed but for the requests that it had in hand.
 func TestStatus(t *testing.T) {
 	s := startCounted(t)
-	c := &customers{tallies: make(map[string]*tally), workers: make(map[string]bool)}
+	c := &customers{began: time.Now(), tallies: make(map[string]*tally), workers: make(map[string]bool)}
 	for _, g := range countedGuests {
 		c.tallies[g.name] = &tally{figures: map[string]int{"requests": 0}}
 	}
@@ -325,6 +330,22 @@ func (c *customers) compare(t *testing.T, s *nginxtest.Server) (lines, wrong []s
 		}
 		lines = append(lines, fmt.Sprintf("%-14s %s", g.Name, strings.Join(cells, ", ")))
 
+		// What a picture is made of: all of it is recent, in a run that is not too long.
+		if time.Since(c.began) < 14*time.Minute {
+			recent := map[string]int{}
+			for _, part := range g.Recent {
+				recent["requests"] += part.Requests
+				for cause, n := range part.Failures {
+					recent[cause] += n
+				}
+			}
+			for _, figure := range append(slices.Collect(maps.Keys(g.Failures)), "requests") {
+				if recent[figure] != figures[figure] {
+					say("%s: %s %d in the last quarter of an hour, expected %d", g.Name, figure, recent[figure], figures[figure])
+				}
+			}
+		}
+
 		// Each request ended in one way, but for those that died with their worker. A late trap is a second end.
 		ends := g.Passed + g.Answered + g.Aborted + g.Failed
 		if g.Name == "trap-late" {
@@ -385,6 +406,7 @@ func takePictures(t *testing.T, s *nginxtest.Server, when string) error {
 		"wide":  {"--window-size=1440,1700"},
 		"dark":  {"--window-size=1440,1700", "--blink-settings=preferredColorScheme=0"},
 		"phone": {"--window-size=390,2600"},
+		"page":  {"--window-size=1040,1440"},
 	} {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()

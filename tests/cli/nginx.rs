@@ -177,11 +177,15 @@ struct Case {
 type Seen = (Option<Message>, Message);
 
 fn in_program(folder: &Path, case: &Case) -> Seen {
-    let (request, response) = (folder.join("request"), folder.join("response"));
-    std::fs::write(&request, &case.request).expect("a file");
-    std::fs::write(&response, case.response).expect("a file");
-    let run = Program::new("run").arg(&case.guest).arg("--request").arg(request);
-    let run = run.arg("--response").arg(response).args(&["--config", case.config]);
+    let run = Program::new("run").arg(&case.guest).args(&["--config", case.config]);
+    of_program(folder, run, &case.request, case.response)
+}
+
+fn of_program(folder: &Path, run: Program, request: &str, response: &str) -> Seen {
+    let (request_file, response_file) = (folder.join("request"), folder.join("response"));
+    std::fs::write(&request_file, request).expect("a file");
+    std::fs::write(&response_file, response).expect("a file");
+    let run = run.arg("--request").arg(request_file).arg("--response").arg(response_file);
     let ran = run.arg("--format=json").run().succeeds();
     let json: Value = serde_json::from_str(&ran.out).expect("JSON");
     let request = Some(&json["request"]).filter(|request| !request.is_null()).map(|request| {
@@ -503,5 +507,74 @@ fn a_guest_does_in_the_program_what_it_does_in_nginx() {
             let program = in_program(folder.path(), &case);
             assert_eq!(program, in_nginx(folder.path(), &case), "{}", case.guest.display());
         }
+    }
+}
+
+/// Tells the client what it finds among the request's fields, and whether it has the body.
+const CURIOUS: &str = r#"(module
+  (import "http_handler" "enable_features" (func $features (param i32) (result i32)))
+  (import "http_handler" "get_header_values"
+    (func $values (param i32 i32 i32 i32 i32) (result i64)))
+  (import "http_handler" "set_header_value" (func $set (param i32 i32 i32 i32 i32)))
+  (import "http_handler" "write_body" (func $write (param i32 i32 i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 0) "x-given")
+  (data (i32.const 16) "x-seen")
+  (data (i32.const 32) "x-type")
+  (data (i32.const 48) "new body")
+  (data (i32.const 64) "content-type")
+  (data (i32.const 80) "text/html")
+  (func (export "_initialize") (drop (call $features (i32.const 2))))
+  (func (export "handle_request") (result i64)
+    (local $len i32)
+    (local.set $len (i32.wrap_i64
+      (call $values (i32.const 0) (i32.const 0) (i32.const 7) (i32.const 1024) (i32.const 1024))))
+    (if (local.get $len) (then
+      ;; Values end with a NUL.
+      (call $set (i32.const 1) (i32.const 16) (i32.const 6)
+        (i32.const 1024) (i32.sub (local.get $len) (i32.const 1)))
+      (call $set (i32.const 0) (i32.const 0) (i32.const 7) (i32.const 80) (i32.const 4))))
+    (i64.const 1))
+  (func (export "handle_response") (param i32 i32)
+    (local $len i32)
+    (local.set $len (i32.wrap_i64
+      (call $values (i32.const 1) (i32.const 64) (i32.const 12) (i32.const 1024) (i32.const 1024))))
+    (if (i32.and (i32.eq (local.get $len) (i32.const 10))
+          (i32.eq (i32.load8_u (i32.const 1029)) (i32.const 104)))
+      (then (call $write (i32.const 1) (i32.const 48) (i32.const 8))))
+    (call $set (i32.const 1) (i32.const 32) (i32.const 6) (i32.const 80) (i32.const 4))))"#;
+
+#[test]
+fn fields_and_types_of_the_configuration_are_those_of_the_program() {
+    let folder = folder();
+    let folder = folder.path();
+    let guest = folder.join("guest.wat");
+    std::fs::write(&guest, CURIOUS).expect("a file");
+    let response = |ty: &str| {
+        let ty = if ty.is_empty() { String::new() } else { format!("Content-Type: {ty}\n") };
+        format!("HTTP/1.1 200 OK\n{ty}Content-Length: 3\n\nold")
+    };
+    let fields = "X-Given: client\nAccept-Encoding: gzip\nRange: bytes=0-1\n";
+    let cases: [(&str, &[&str], &str, &str); 6] = [
+        ("", &[], fields, "text/html"),
+        ("http_wasm_field X-Given \"it is\";", &["--field", "X-Given: it is"], fields, "text/html"),
+        ("http_wasm_field x-given \"\";", &["--field", "x-given:"], fields, "text/html"),
+        ("http_wasm_field x-given 1;", &["--field", "x-given: 1"], "", "text/html; charset=a"),
+        (
+            "http_wasm_buffer_types text/css text/html;",
+            &["--buffer-type", "text/css", "--buffer-type", "text/html"],
+            fields,
+            "Text/HTML;charset=a",
+        ),
+        ("http_wasm_buffer_types text/css;", &["--buffer-type=text/css"], fields, "image/png"),
+    ];
+    for (conf, args, fields, ty) in cases {
+        let (request, response) = (request("GET /", fields, ""), response(ty));
+        let conf = format!("http_wasm {}; {conf}", guest.display());
+        let (next, client) = through_nginx(folder, &conf, &request, &response);
+        let in_nginx = (next.map(|next| Message::parse(&next)), Message::parse(&client));
+        let run = Program::new("run").arg(&guest).args(args);
+        let seen = of_program(folder, run, &request, &response);
+        assert_eq!(seen, in_nginx, "{conf}");
     }
 }
