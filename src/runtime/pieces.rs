@@ -3,7 +3,8 @@
 //! `memory.copy` and `memory.fill` are one instruction each, whatever they copy or fill, and a guest
 //! can be made to give way between instructions only: 128 MB take up to a fifth of a second, in which
 //! a worker serves nobody else. So a guest gets two more functions, which do the same in pieces, and
-//! calls them where it has the instructions.
+//! calls them where it has the instructions; not where it says that there is little to do, as that would
+//! cost more than the copy itself.
 //!
 //! A call takes as many bytes as the instruction that it stands for, so that positions in backtraces
 //! and in debug information stay true. `memory.init` stays as it is: what it copies is in the file of
@@ -54,7 +55,7 @@ pub(super) fn in_pieces(wasm: &[u8]) -> Option<Vec<u8>> {
 fn rewrite(wasm: &[u8], piece_bytes: u32) -> Option<Vec<u8>> {
     let guest = Guest::read(wasm)?;
     let copy = guest.imported + u32::try_from(guest.bodies.len()).ok()?;
-    let calls = Calls { copy, fill: copy + 1 };
+    let calls = Calls { copy, fill: copy + 1, short: piece_bytes };
     let mut code = guest.code(wasm, calls)?;
     copying(piece_bytes).encode(&mut code.bytes);
     filling(piece_bytes).encode(&mut code.bytes);
@@ -94,6 +95,9 @@ fn rewrite(wasm: &[u8], piece_bytes: u32) -> Option<Vec<u8>> {
 struct Calls {
     copy: u32,
     fill: u32,
+    /// Up to this length an instruction stays: the compiler makes a few moves of it, which a call would
+    /// be several times as long as.
+    short: u32,
 }
 
 struct Section<'a> {
@@ -230,13 +234,24 @@ fn with_calls(body: &[u8], calls: Calls) -> Option<Option<Vec<u8>>> {
         FunctionBody::new(BinaryReader::new(body, 0)).get_operators_reader().ok()?;
     let mut new = Vec::new();
     let mut copied = 0;
+    let mut before = Operator::Nop;
     while !operators.eof() {
         let at = operators.original_position();
-        let function = match operators.read().ok()? {
-            Operator::MemoryCopy { .. } => calls.copy,
-            Operator::MemoryFill { .. } => calls.fill,
-            _ => continue,
+        let operator = operators.read().ok()?;
+        let function = match (&before, &operator) {
+            // The length comes last.
+            (&Operator::I32Const { value }, Operator::MemoryCopy { .. })
+            | (&Operator::I32Const { value }, Operator::MemoryFill { .. })
+                if value.cast_unsigned() <= calls.short =>
+            {
+                None
+            }
+            (_, Operator::MemoryCopy { .. }) => Some(calls.copy),
+            (_, Operator::MemoryFill { .. }) => Some(calls.fill),
+            _ => None,
         };
+        before = operator;
+        let Some(function) = function else { continue };
         let after = operators.original_position();
         new.extend(&body[copied..at]);
         new.push(CALL);
@@ -283,9 +298,10 @@ fn copying(piece_bytes: u32) -> Function {
     let whole = |code: &mut InstructionSink<'_>| {
         code.local_get(TO).local_get(FROM).local_get(LEN).memory_copy(0, 0);
     };
-    code.local_get(LEN).i32_const(piece).i32_le_u();
+    code.local_get(LEN).i32_const(piece).i32_le_u().if_(BlockType::Empty);
+    whole(&mut code);
+    code.return_().end();
     reaches_beyond(&mut code, TO);
-    code.i32_or();
     reaches_beyond(&mut code, FROM);
     code.i32_or().if_(BlockType::Empty);
     whole(&mut code);
@@ -319,9 +335,11 @@ fn filling(piece_bytes: u32) -> Function {
     let whole = |code: &mut InstructionSink<'_>| {
         code.local_get(TO).local_get(BYTE).local_get(LEN).memory_fill(0);
     };
-    code.local_get(LEN).i32_const(piece).i32_le_u();
+    code.local_get(LEN).i32_const(piece).i32_le_u().if_(BlockType::Empty);
+    whole(&mut code);
+    code.return_().end();
     reaches_beyond(&mut code, TO);
-    code.i32_or().if_(BlockType::Empty);
+    code.if_(BlockType::Empty);
     whole(&mut code);
     code.return_().end();
 
@@ -415,6 +433,18 @@ mod tests {
     }
 
     #[test]
+    fn short_lengths_that_are_known_stay_instructions() {
+        let is_changed = |code: &str| {
+            in_pieces(&wasm(&format!("(module (memory 1) (func (local i32) {code}))"))).is_some()
+        };
+        assert!(!is_changed("(memory.copy (i32.const 0) (i32.const 1) (i32.const 64))"));
+        assert!(!is_changed("(memory.fill (i32.const 0) (i32.const 1) (i32.const 1048576))"));
+        assert!(is_changed("(memory.fill (i32.const 0) (i32.const 1) (i32.const 1048577))"));
+        assert!(is_changed("(memory.copy (i32.const 0) (i32.const 1) (i32.const -1))"));
+        assert!(is_changed("(memory.copy (i32.const 0) (i32.const 1) (local.get 0))"));
+    }
+
+    #[test]
     fn code_stays_where_it_is() {
         let guest = wasm(BULK);
         let pieces = in_pieces(&guest).expect("has bulk instructions");
@@ -453,10 +483,10 @@ mod tests {
             let custom = guest.sections.iter().filter_map(|section| section.custom.as_ref());
             custom.map(|custom| custom.name().to_owned()).collect::<Vec<_>>()
         };
-        let copy = text("(memory.copy (i32.const 0) (i32.const 1) (i32.const 2))");
+        let copy = text("(memory.copy (i32.const 0) (i32.const 1) (i32.const -2))");
         let copy = in_pieces(&wasm(&copy)).expect("has bulk instructions");
         assert_eq!(names(&copy), [".debug_line"]);
-        let fill = text("(memory.fill (i32.const 0) (i32.const 1) (i32.const 2))");
+        let fill = text("(memory.fill (i32.const 0) (i32.const 1) (i32.const -2))");
         let fill = in_pieces(&wasm(&fill)).expect("has bulk instructions");
         assert_eq!(names(&fill), [""; 0]);
         Module::validate(&Engine::default(), &fill).expect("is valid");
