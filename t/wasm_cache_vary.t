@@ -1,7 +1,7 @@
 #!/usr/bin/perl
 
-# A guest that has the body, and a cached response that varies with Accept-Encoding: it is found again, whatever the
-# client accepts, and what nginx compresses is still compressed.
+# Guests and cached responses that vary with Accept-Encoding. What a guest has the body of is asked for without, and found
+# again whatever the client accepts; nobody gets what he does not accept; nginx still compresses, and the log has all of it.
 
 ###############################################################################
 
@@ -23,7 +23,7 @@ select STDOUT; $| = 1;
 
 my @guests = qw/ holds sleeps writes /;
 
-my $t = Test::Nginx->new()->has(qw/http proxy cache gzip/)->plan(6 * @guests);
+my $t = Test::Nginx->new()->has(qw/http proxy cache gzip slice/)->plan(6 * @guests + 12);
 
 $t->write_file_expand('nginx.conf', <<'EOF');
 
@@ -54,6 +54,50 @@ http {
         location /holds { http_wasm holds.wat; proxy_pass http://127.0.0.1:8081; }
         location /sleeps { http_wasm sleeps.wat; proxy_pass http://127.0.0.1:8081; }
         location /writes { http_wasm writes.wat; proxy_pass http://127.0.0.1:8081; }
+        location /plain { http_wasm plain.wat; proxy_pass http://127.0.0.1:8082; }
+        location /fails {
+            http_wasm sees.wat;
+            http_wasm holds.wat name=between;
+            http_wasm fails.wat;
+            proxy_pass http://127.0.0.1:8081;
+        }
+
+        location /old {
+            http_wasm holds.wat;
+            proxy_cache_revalidate on;
+            proxy_cache_valid 200 1s;
+            proxy_ignore_headers Cache-Control;
+            proxy_pass http://127.0.0.1:8083;
+        }
+
+        location /slices {
+            http_wasm holds.wat;
+            slice 10;
+            proxy_cache_key $uri$slice_range;
+            proxy_set_header Range $slice_range;
+            proxy_cache_valid 206 1h;
+            proxy_pass http://127.0.0.1:8083;
+        }
+    }
+
+    server {
+        listen       127.0.0.1:8082;
+        server_name  localhost;
+        access_log   off;
+        gzip_vary    on;
+        gzip_proxied any;
+        gzip_http_version 1.0;
+
+        location / { add_header Cache-Control max-age=100; return 200 "a response of some length, so that it can be compressed"; }
+    }
+
+    server {
+        listen       127.0.0.1:8083;
+        server_name  localhost;
+        access_log   %%TESTDIR%%/next.log encoding;
+        gzip         off;
+
+        location / { add_header Vary Accept-Encoding; root %%TESTDIR%%; }
     }
 
     server {
@@ -91,6 +135,23 @@ guest($t, 'writes.wat', <<'EOF');
   (func (export "handle_request") (result i64) (call $body_resp &"before ") (i64.const 1))
 EOF
 
+guest($t, 'plain.wat', <<'EOF');
+  (func (export "handle_response") (param i32 i32) nop)
+EOF
+
+# Tells what it finds when there is a response.
+guest($t, 'sees.wat', <<'EOF');
+  (func (export "handle_response") (param i32 i32)
+    (call $set_resp &"x-seen" (i32.const 1024) (i32.sub (i32.wrap_i64
+      (call $get_header_values (i32.const 0) &"accept-encoding" (i32.const 1024) (i32.const 100))) (i32.const 1))))
+EOF
+
+guest($t, 'fails.wat', <<'EOF');
+  (func (export "handle_response") (param i32 i32) unreachable)
+EOF
+
+$t->write_file('old', 'something that gets old');
+$t->write_file('slices', '0123456789' x 3);
 $t->run();
 
 ###############################################################################
@@ -107,5 +168,29 @@ for my $guest (@guests) {
 	is(join(', ', $t->read_file('encoding.log') =~ m{^/$guest (.*)}mg), 'gzip, gzip, gzip, br, -',
 		"$guest: the log has what the client accepts");
 }
+
+# Where the next handler was asked for an encoding, those who do not accept it do not get it.
+for my $way ([ GET => '/plain/get' ], [ HEAD => '/plain/head' ]) {
+	my ($method, $uri) = @$way;
+	curl('-H', 'Accept-Encoding: gzip', ($method eq 'HEAD' ? '-I' : ()), $uri);
+	my $r = curl($uri);
+	is(header($r, 'X-Cache') // '', 'MISS', "$method: another one is asked for");
+	is(header($r, 'Content-Encoding') // 'none', 'none', "$method: and not compressed");
+	is(header(curl('-H', 'Accept-Encoding: gzip', $uri), 'Content-Encoding') // 'none', 'gzip', "$method: the first is still there");
+	my $logged = $method eq 'HEAD' ? 'gzip' : 'gzip, -, gzip';
+	like(join(', ', $t->read_file('encoding.log') =~ m{^\Q$uri\E (.*)}mg), qr/^$logged/, "$method: logged");
+}
+
+is(header(curl('-H', 'Accept-Encoding: gzip', '/fails'), 'x-seen') // '', 'gzip', 'beside a guest that fails');
+like($t->read_file('encoding.log'), qr{^/fails gzip$}m, 'also in the log');
+
+# What is still right is not asked for twice.
+my $old = sub { header(curl('-H', 'Accept-Encoding: gzip', '/old'), 'X-Cache') // '' };
+$old->();
+wait_until(sub { $old->() eq 'REVALIDATED' });
+is($old->(), 'HIT', 'found again after it was revalidated');
+
+curl('-H', 'Accept-Encoding: gzip', '/slices');
+is(join(', ', $t->read_file('next.log') =~ m{^/slices (.*)}mg), '-, -, -', 'no part is asked for with an encoding');
 
 ###############################################################################

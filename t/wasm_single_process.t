@@ -55,6 +55,8 @@ http {
         location /sleep { http_wasm sleep.wat config=q; empty_gif; }
         location /sleeps { http_wasm sleep.wat config=p; alias %%TESTDIR%%/file; }
         location /line { http_wasm spin.wat name=line config=q; http_wasm_pool max=1 wait=1m; empty_gif; }
+        location /status { http_wasm_status; }
+        MORE
     }
 }
 
@@ -152,7 +154,9 @@ for my $turn ('another', 'broken', 'twice') {
 
 sub configure {
 	my ($slice, $config) = @_;
-	return $t->write_file_expand('nginx.conf', $conf =~ s/SLICE/$slice/r =~ s/TURN/$config/r);
+	# More guests than their figures have room for.
+	my $more = join ' ', map { "location /n$_ { http_wasm state.wat name=n$_; empty_gif; }" } 1 .. 40 * $config;
+	return $t->write_file_expand('nginx.conf', $conf =~ s/SLICE/$slice/r =~ s/TURN/$config/r =~ s/MORE/$more/r);
 }
 
 sub get {

@@ -6,9 +6,10 @@
 //! calls them where it has the instructions; not where it says that there is little to do, as that would
 //! cost more than the copy itself.
 //!
-//! A call takes as many bytes as the instruction that it stands for, so that positions in backtraces
-//! and in debug information stay true. `memory.init` stays as it is: what it copies is in the file of
-//! the guest.
+//! A call takes as many bytes as the instruction that it stands for: debug information says where code
+//! is, counted from the beginning of its section, and stays true. Offsets in the whole module are some
+//! bytes larger than in the file, by what is added before the code. `memory.init` stays as it is: what it
+//! copies is in the file of the guest.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -39,11 +40,14 @@ const CODE: u8 = 10;
 /// `(func (param i32 i32 i32))` in the section of types.
 const TYPE: [u8; 6] = [0x60, 3, 0x7f, 0x7f, 0x7f, 0];
 
-/// `call` in a function's code.
+/// `call` and `nop` in a function's code.
 const CALL: u8 = 0x10;
+const NOP: u8 = 0x01;
 
-/// Names of sections with debug information begin like this. It says where code is, counted from the
-/// beginning of its section.
+/// Bytes of the longest number of 32 bits (WebAssembly 5.2.2).
+const NUMBER_BYTES: usize = 5;
+
+/// Names of sections with debug information begin like this.
 const DEBUG: &str = ".debug_";
 
 /// A guest in binary format, with its bulk instructions in pieces. `None` of one that has none, and
@@ -253,9 +257,12 @@ fn with_calls(body: &[u8], calls: Calls) -> Option<Option<Vec<u8>>> {
         before = operator;
         let Some(function) = function else { continue };
         let after = operators.original_position();
+        let end = new.len() + after - copied;
         new.extend(&body[copied..at]);
         new.push(CALL);
-        new.extend(number(function, after - at - 1));
+        new.extend(number(function, (after - at - 1).min(NUMBER_BYTES)));
+        // Some encoders write instructions longer than they need to be.
+        new.resize(new.len().max(end), NOP);
         copied = after;
     }
     if copied == 0 {
@@ -442,6 +449,31 @@ mod tests {
         assert!(is_changed("(memory.fill (i32.const 0) (i32.const 1) (i32.const 1048577))"));
         assert!(is_changed("(memory.copy (i32.const 0) (i32.const 1) (i32.const -1))"));
         assert!(is_changed("(memory.copy (i32.const 0) (i32.const 1) (local.get 0))"));
+    }
+
+    #[test]
+    fn instructions_of_any_length_are_replaced() {
+        let guest = wasm(
+            "(module (memory 1) (func (param i32)
+            (memory.fill (local.get 0) (local.get 0) (local.get 0))))",
+        );
+        let at = guest.windows(3).position(|it| it == [0xfc, 11, 0]).expect("an instruction");
+        for opcode in [&[11][..], &[0x8b, 0], &[0x8b, 0x80, 0], &[0x8b, 0x80, 0x80, 0x80, 0]] {
+            for memory in [&[0][..], &[0x80, 0], &[0x80, 0x80, 0x80, 0x80, 0]] {
+                let longer = opcode.len() + memory.len() - 2;
+                let mut padded = guest[..at + 1].to_vec();
+                padded.extend(opcode.iter().chain(memory));
+                padded.extend(&guest[at + 3..]);
+                let body = Guest::read(&guest).expect("is valid").bodies[0].clone();
+                let [section, function] = [body.start - 3, body.start - 1];
+                padded[section] += longer as u8;
+                padded[function] += longer as u8;
+                Module::validate(&Engine::default(), &padded).expect("is valid");
+                let pieces = in_pieces(&padded).expect("has a bulk instruction");
+                Module::validate(&Engine::default(), &pieces).expect("is valid, too");
+                assert_eq!(bodies(&pieces)[..1], bodies(&padded));
+            }
+        }
     }
 
     #[test]

@@ -122,10 +122,11 @@ fn leave(ctx: &Rc<Ctx>) -> Result<(), NoMemory> {
         headers_in::remove(r, b"if-range")?;
         changed = true;
     }
+    changed |= ctx.hide_encoding()?;
     if changed {
         forget_variables(r);
     }
-    ctx.hide_encoding()
+    Ok(())
 }
 
 /// Starts `handle_request` of the next guest.

@@ -105,7 +105,8 @@ impl<T> Call<T> {
 
 impl<T> Drop for Call<T> {
     fn drop(&mut self) {
-        if self.timed.is_some() {
+        // One of `handle_response` has been counted as passed on.
+        if self.timed == Some(Timed::Request) {
             self.plugin.meter().count(Counter::Aborted);
         }
     }

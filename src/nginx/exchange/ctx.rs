@@ -9,12 +9,12 @@ use std::ops::Deref;
 use std::ptr;
 use std::rc::{Rc, Weak};
 
-use nginx_sys::{ngx_http_request_t, ngx_int_t, ngx_table_elt_t};
+use nginx_sys::{ngx_http_request_t, ngx_int_t};
 
 use crate::abi::Features;
 use crate::nginx::exchange::call::{Asked, Pending};
 use crate::nginx::exchange::host::{Lease, Plugin};
-use crate::nginx::exchange::settings::{Listed, forget_variables};
+use crate::nginx::exchange::settings::Listed;
 use crate::nginx::exchange::shared::Shared;
 use crate::nginx::exchange::state::{Event, Kind, Responding, State, Step, step};
 use crate::nginx::exchange::wait::Caller;
@@ -23,7 +23,6 @@ use crate::nginx::guests::status::Record;
 use crate::nginx::ngx::body;
 use crate::nginx::ngx::chain::Reader;
 use crate::nginx::ngx::ffi::{self, NoMemory, OK, guard};
-use crate::nginx::ngx::headers_in;
 use crate::nginx::ngx::log::{ALERT, Log};
 use crate::nginx::ngx::module;
 use crate::nginx::ngx::request::Request;
@@ -108,8 +107,6 @@ pub(crate) struct Ctx {
     /// Conditions of its location's guests that have been looked at. They live as long as the
     /// configuration.
     decided: RefCell<Vec<(*const Listed, bool)>>,
-    /// The client's `Accept-Encoding`, while the next handler shall not see it.
-    encoding: RefCell<Vec<ngx_table_elt_t>>,
     /// How many responses others took back while their body was being collected.
     refused: Cell<u32>,
     /// What nginx is to call when the upstream ends that is watched.
@@ -173,7 +170,6 @@ impl Ctx {
             failed: Cell::new(false),
             refused: Cell::new(0),
             decided: RefCell::default(),
-            encoding: RefCell::default(),
             upstream_end: Cell::new(None),
             driver,
             me: Weak::clone(me),
@@ -426,28 +422,6 @@ impl Ctx {
     /// Whether the response that comes next is a page about a failure.
     pub(crate) fn has_failed(&self) -> bool {
         self.failed.get()
-    }
-
-    /// Hides the client's `Accept-Encoding` from nginx until [`Ctx::show_encoding`].
-    pub(crate) fn hide_encoding(&self) -> Result<(), NoMemory> {
-        let r = self.request();
-        let lines = headers_in::take(r, b"accept-encoding")?;
-        if !lines.is_empty() {
-            self.encoding.replace(lines);
-            forget_variables(r);
-        }
-        Ok(())
-    }
-
-    /// The client's `Accept-Encoding` is a header of the request again.
-    pub(crate) fn show_encoding(&self) -> Result<(), NoMemory> {
-        let lines = self.encoding.take();
-        if !lines.is_empty() {
-            let r = self.request();
-            headers_in::put_back(r, &lines)?;
-            forget_variables(r);
-        }
-        Ok(())
     }
 
     /// Another header has come while one is held.

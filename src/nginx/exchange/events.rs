@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use crate::nginx::exchange::ctx::{Ctx, Driver};
 use crate::nginx::exchange::filter;
+use crate::nginx::exchange::settings::forget_variables;
 use crate::nginx::exchange::state::{Event, Kind, State, Step};
 use crate::nginx::exchange::task;
 
@@ -27,6 +28,10 @@ fn wake(ctx: &Rc<Ctx>) {
 /// The request is over, however it ended: what waits is dropped, and whoever is owed a
 /// `handle_response` gets it now.
 fn end(ctx: &Rc<Ctx>) {
+    // Without memory for that the log has a header less.
+    if let Ok(true) = ctx.put_encoding_back() {
+        forget_variables(ctx.request());
+    }
     if ctx.step(Event::End) == Step::Finish {
         ctx.enter(State::Over);
         task::call_owed(ctx);

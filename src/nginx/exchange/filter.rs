@@ -75,23 +75,17 @@ fn on_header(ctx: &Rc<Ctx>) -> Result<ngx_int_t, NoMemory> {
         _ => return Ok(send::next_header(ctx.request())),
     }
     let reply = respond::begin(ctx)?;
-    let rc = match respond::run(ctx, reply, None)? {
-        Turn::Held => OK,
+    match respond::run(ctx, reply, None)? {
+        Turn::Held => Ok(OK),
         // Whoever makes it has no body that would bring us here again.
-        Turn::Release(reply) if reply.is_empty => send_all(ctx, *reply)?,
-        Turn::Release(reply) => send::header(ctx, *reply)?,
-        Turn::Fail(status, reply) => fail::defer(ctx, *reply, status),
-    };
-    // The cache notes now which of several responses it is (Vary), by what the next handler was asked.
-    if ctx.request().fills_cache() {
-        ctx.hide_encoding()?;
+        Turn::Release(reply) if reply.is_empty => send_all(ctx, *reply),
+        Turn::Release(reply) => send::header(ctx, *reply),
+        Turn::Fail(status, reply) => Ok(fail::defer(ctx, *reply, status)),
     }
-    Ok(rc)
 }
 
 fn on_body(ctx: &Rc<Ctx>, chain: *mut ngx_chain_t) -> Result<ngx_int_t, NoMemory> {
     let r = ctx.request();
-    ctx.show_encoding()?;
     let event = if chain.is_null() { Event::Push } else { Event::Data };
     match ctx.step(event) {
         Step::Collect => {
@@ -243,11 +237,7 @@ pub(crate) fn resume(ctx: &Rc<Ctx>) {
     let Some(responding) = ctx.take_responding() else {
         return;
     };
-    let shown = ctx.show_encoding();
-    settle(
-        ctx,
-        shown.and_then(|()| respond::run(ctx, responding.reply, Some(responding.call.call))),
-    );
+    settle(ctx, respond::run(ctx, responding.reply, Some(responding.call.call)));
 }
 
 /// Takes what has come of a response outside the filters. Nothing of the request may be touched

@@ -322,11 +322,11 @@ impl Host for Exchange {
     fn fields(&self, kind: FieldKind) -> impl Iterator<Item = (&[u8], &[u8])> {
         let (Some(lent), Some((r, io))) = (self.lent(), self.io()) else { return Fields::None };
         match kind {
-            FieldKind::Request => match lent.given() {
-                [] => Fields::Request(headers_in::fields(r)),
-                given => {
+            FieldKind::Request => match (lent.given(), lent.shared.shown()) {
+                ([], shown) if shown.is_empty() => Fields::Request(headers_in::fields(r)),
+                (given, shown) => {
                     let given = given.iter().copied().filter(|(_, value)| !value.is_empty());
-                    let sent = headers_in::fields(r);
+                    let sent = headers_in::fields(r).chain(shown);
                     Fields::Given(
                         given.chain(sent.filter(|(name, _)| lent.is_given(name).is_none())),
                     )
@@ -343,7 +343,11 @@ impl Host for Exchange {
         match (self.io(), kind) {
             (Some((r, _)), FieldKind::Request) => {
                 match self.lent().and_then(|lent| lent.is_given(name)) {
-                    None => headers_in::values(r, name, found),
+                    None => {
+                        headers_in::values(r, name, &mut found);
+                        let shown = self.lent().map(|lent| lent.shared.shown()).unwrap_or_default();
+                        matching(shown.into_iter(), name).for_each(found);
+                    }
                     Some(b"") => {}
                     Some(value) => found(value),
                 }

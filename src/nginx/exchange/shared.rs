@@ -1,18 +1,20 @@
 //! What an exchange shares with the guests' calls: what they read and write, and what they wait for.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use nginx_sys::ngx_uint_t;
+use nginx_sys::{ngx_table_elt_t, ngx_uint_t};
 
 use crate::host::kept::Kept;
 use crate::logged::Found;
 use crate::nginx::exchange::wait::Need;
 use crate::nginx::ngx::body;
 use crate::nginx::ngx::chain::Reader;
+use crate::nginx::ngx::ffi::NoMemory;
+use crate::nginx::ngx::headers_in;
 use crate::nginx::ngx::headers_out::Outside;
 use crate::nginx::ngx::request::Request;
 use crate::nginx::ngx::saved::{SavedRequest, SavedResponse};
@@ -92,6 +94,8 @@ impl Io {
     }
 }
 
+const ENCODING: &[u8] = b"accept-encoding";
+
 /// One client request as its guests' calls find it.
 pub(crate) struct Shared {
     r: Request,
@@ -101,6 +105,10 @@ pub(crate) struct Shared {
     body: Cell<ClientBody>,
     /// Bytes that nginx's buffers point at.
     kept: Cell<Vec<Bytes>>,
+    /// The client's `Accept-Encoding`, which the next handler is not to see.
+    encoding: RefCell<Vec<ngx_table_elt_t>>,
+    /// There is a response: guests see it again.
+    shows_encoding: Cell<bool>,
 }
 
 impl Shared {
@@ -111,6 +119,8 @@ impl Shared {
             need: Cell::new(None),
             body: Cell::new(ClientBody::Unread),
             kept: Cell::default(),
+            encoding: RefCell::default(),
+            shows_encoding: Cell::new(false),
         }
     }
 
@@ -141,6 +151,46 @@ impl Shared {
         let mut kept = self.kept.take();
         kept.extend(bytes);
         self.kept.set(kept);
+    }
+
+    /// Takes the client's `Accept-Encoding` from the request until it ends: whatever is asked for in its
+    /// name is asked for without, and the cache notes as much (`Vary`). Whether there was one.
+    pub(crate) fn hide_encoding(&self) -> Result<bool, NoMemory> {
+        let lines = headers_in::take(self.r, ENCODING)?;
+        let any = !lines.is_empty();
+        if any {
+            self.encoding.replace(lines);
+            self.shows_encoding.set(false);
+        }
+        Ok(any)
+    }
+
+    /// There is a response: guests see what the client accepts, and so do filters that compress.
+    pub(crate) fn show_encoding(&self) -> Result<(), NoMemory> {
+        if let Some(line) = self.encoding.borrow().first() {
+            headers_in::set_accept_encoding(self.r, line)?;
+            self.shows_encoding.set(true);
+        }
+        Ok(())
+    }
+
+    /// The request ends: the log shall have all of its headers. Whether that changed anything.
+    pub(crate) fn put_encoding_back(&self) -> Result<bool, NoMemory> {
+        let lines = self.encoding.take();
+        // A guest of another location may have set one.
+        let any = !lines.is_empty() && !headers_in::has(self.r, ENCODING);
+        if any {
+            headers_in::put_back(self.r, &lines)?;
+        }
+        Ok(any)
+    }
+
+    /// Lines that guests find beside those that nginx has.
+    pub(crate) fn shown(&self) -> Vec<(&'static [u8], &'static [u8])> {
+        match self.shows_encoding.get() && !headers_in::has(self.r, ENCODING) {
+            true => headers_in::texts(&self.encoding.borrow()),
+            false => Vec::new(),
+        }
     }
 
     pub(crate) fn client_body(&self) -> ClientBody {

@@ -575,6 +575,20 @@ ngx_http_wasm_forget_gzip_test(ngx_http_request_t *r)
 }
 
 
+/* What filters that compress go by, be the element in a list or not. */
+
+void
+ngx_http_wasm_set_accept_encoding(ngx_http_request_t *r, ngx_table_elt_t *h)
+{
+#if (NGX_HTTP_GZIP)
+    r->headers_in.accept_encoding = h;
+#else
+    (void) r;
+    (void) h;
+#endif
+}
+
+
 void
 ngx_http_wasm_forget_variable(ngx_http_request_t *r, ngx_uint_t index)
 {

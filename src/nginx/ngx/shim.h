@@ -104,6 +104,8 @@ ngx_int_t ngx_http_wasm_link_response_headers(ngx_http_request_t *r,
 void ngx_http_wasm_init_header(ngx_table_elt_t *h);
 void ngx_http_wasm_forget_user_agent(ngx_http_request_t *r);
 void ngx_http_wasm_forget_gzip_test(ngx_http_request_t *r);
+void ngx_http_wasm_set_accept_encoding(ngx_http_request_t *r,
+    ngx_table_elt_t *h);
 void ngx_http_wasm_forget_variable(ngx_http_request_t *r, ngx_uint_t index);
 void ngx_http_wasm_set_variable(ngx_http_variable_value_t *v, u_char *data,
     ngx_uint_t len);

@@ -44,6 +44,9 @@ struct Row {
     pid: AtomicU64,
     /// The configuration it works under.
     generation: AtomicU64,
+    /// Not 0 once anybody has counted in it. Until then nobody needs to look at it: memory that is
+    /// looked at is memory that is taken.
+    used: AtomicU64,
 }
 
 /// A table in a zone. It is used only while the zone is mapped: the meters that lead to it let go of
@@ -101,6 +104,11 @@ impl Table {
         }
     }
 
+    fn used_rows(&self) -> impl Iterator<Item = (usize, &'static Row)> {
+        let rows = self.rows.iter().enumerate();
+        rows.filter(|(_, row)| row.used.load(Ordering::Acquire) != 0)
+    }
+
     fn row(&self, row: usize) -> &'static [Cells] {
         let places = self.entries.len();
         &self.cells[row * places..][..places]
@@ -118,7 +126,7 @@ impl Table {
     pub(crate) fn totals(&self) -> (u64, Vec<Totals>) {
         let mut alive = 0;
         let mut sums = vec![Totals::default(); self.entries.len()];
-        for (at, row) in self.rows.iter().enumerate() {
+        for (at, row) in self.used_rows() {
             let is_alive = is_alive(row.pid.load(Ordering::Acquire));
             alive += u64::from(is_alive);
             for (sum, cells) in sums.iter_mut().zip(self.row(at)) {
@@ -137,8 +145,11 @@ impl Table {
             let (taken, seen) = (Ordering::AcqRel, Ordering::Relaxed);
             free && row.pid.compare_exchange(pid, me, taken, seen).is_ok()
         })?;
-        self.rows[at].generation.store(generation, Ordering::Relaxed);
-        self.row(at).iter().for_each(Cells::forget_gauges);
+        let row = &self.rows[at];
+        row.generation.store(generation, Ordering::Relaxed);
+        if row.used.swap(1, Ordering::AcqRel) != 0 {
+            self.row(at).iter().for_each(Cells::forget_gauges);
+        }
         Some(at)
     }
 }
@@ -301,6 +312,7 @@ unsafe extern "C" fn init(zone: *mut ngx_shm_zone_t, old: *mut c_void) -> ngx_in
             // SAFETY: a plain integer that nginx sets at its start.
             if unsafe { nginx_sys::ngx_process } == nginx_sys::NGX_PROCESS_SINGLE as usize {
                 conf.iter().for_each(|(_, meter)| meter.detach());
+                CLAIM.set(None);
             }
         }
         give_places(table, meters);
@@ -323,9 +335,11 @@ unsafe fn create(pool: *mut ngx_slab_pool_t, (rows, places): (usize, usize)) -> 
             return None;
         }
         // Pages of a zone that nginx has just mapped are zeroes, unless it is built to spoil what it
-        // hands out (NGX_DEBUG_MALLOC). Only the figures of guests that there are get written to.
+        // hands out (NGX_DEBUG_MALLOC). Figures get written to when there is something to count.
         let head = offsets(rows, places)?.cells;
-        std::ptr::write_bytes(header.cast::<u8>(), 0, head);
+        let is_spoilt = header.cast::<u8>().add(head).read() != 0;
+        let zeroed = if is_spoilt { layout.size() } else { head };
+        std::ptr::write_bytes(header.cast::<u8>(), 0, zeroed);
         (*header).rows = rows;
         (*header).places = places;
         (*pool).data = header.cast();
@@ -343,15 +357,11 @@ fn take_over(table: &Table, before: &Table) {
     }
     // The sums go to the first row, which is nobody's.
     let (_, totals) = before.totals();
-    for at in 0..table.rows.len() {
-        for (place, cells) in table.row(at).iter().enumerate() {
-            match totals.get(place) {
-                Some(totals) if at == 0 => cells.copy(totals),
-                _ => cells.clear(),
-            }
-        }
+    for (cells, totals) in table.row(0).iter().zip(&totals) {
+        cells.copy(totals);
+        cells.forget_gauges();
     }
-    table.row(0).iter().for_each(Cells::forget_gauges);
+    table.rows[0].used.store(1, Ordering::Release);
 }
 
 /// Finds a place for every guest of a configuration.
@@ -369,7 +379,7 @@ fn give_places(table: Table, meters: &Meters) {
             continue;
         };
         if new {
-            (0..table.rows.len()).for_each(|row| table.row(row)[at].clear());
+            table.used_rows().for_each(|(row, _)| table.row(row)[at].clear());
         }
         meter.place.set(Some(Place { table, at, generation }));
     }
