@@ -81,8 +81,8 @@ impl Rules {
 
     /// Whether a guest that has asked for it gets a response with these fields whole.
     pub(crate) fn buffers(&self, fields: &[Line]) -> bool {
-        let types = fields.iter().filter(|line| is(line, b"content-type"));
-        let Some((_, value)) = types.last() else {
+        let mut types = fields.iter().filter(|line| is(line, b"content-type"));
+        let Some((_, value)) = types.next_back() else {
             return self.buffer_types.is_empty() || self.buffer_types.iter().any(|ty| ty == "*");
         };
         let essence = value.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii();
