@@ -23,7 +23,7 @@ select STDOUT; $| = 1;
 
 my @guests = qw/ holds sleeps writes /;
 
-my $t = Test::Nginx->new()->has(qw/http proxy cache gzip slice/)->plan(6 * @guests + 12);
+my $t = Test::Nginx->new()->has(qw/http proxy cache gzip gzip_static slice/)->plan(6 * @guests + 21);
 
 $t->write_file_expand('nginx.conf', <<'EOF');
 
@@ -69,6 +69,18 @@ http {
             proxy_ignore_headers Cache-Control;
             proxy_pass http://127.0.0.1:8083;
         }
+
+        location /failed {
+            http_wasm holds.wat;
+            http_wasm fails.wat;
+            proxy_pass http://127.0.0.1:8081;
+            error_page 500 =200 /$arg_to;
+        }
+        location /strips { http_wasm strips.wat; proxy_pass http://127.0.0.1:8081; }
+        location /says { http_wasm says.wat; proxy_pass http://127.0.0.1:8081; }
+        location /static { gzip_static on; root %%TESTDIR%%; }
+        location /before { http_wasm writes.wat; http_wasm fails.wat; proxy_pass http://127.0.0.1:8081; error_page 500 =200 /static; }
+        location /tries { http_wasm holds.wat; try_files /none /says; }
 
         location /slices {
             http_wasm holds.wat;
@@ -146,11 +158,24 @@ guest($t, 'sees.wat', <<'EOF');
       (call $get_header_values (i32.const 0) &"accept-encoding" (i32.const 1024) (i32.const 100))) (i32.const 1))))
 EOF
 
+guest($t, 'strips.wat', <<'EOF');
+  (func (export "handle_request") (result i64) (call $del_req &"accept-encoding")
+    (call $set_resp &"x-finds" (call $dec (i32.wrap_i64
+      (call $get_header_values (i32.const 0) &"accept-encoding" (i32.const 1024) (i32.const 100)))))
+    (i64.const 1))
+EOF
+
+guest($t, 'says.wat', <<'EOF');
+  (func (export "handle_request") (result i64) (call $set_req &"accept-encoding" &"identity") (i64.const 1))
+EOF
+
 guest($t, 'fails.wat', <<'EOF');
   (func (export "handle_response") (param i32 i32) unreachable)
 EOF
 
 $t->write_file('old', 'something that gets old');
+$t->write_file('static', 'not compressed');
+$t->write_file('static.gz', 'compressed');
 $t->write_file('slices', '0123456789' x 3);
 $t->run();
 
@@ -190,6 +215,19 @@ is($old->(), 'HIT', 'found again after it was revalidated');
 
 curl('-H', 'Accept-Encoding: gzip', '/slices');
 is(join(', ', $t->read_file('next.log') =~ m{^/slices (.*)}mg), '-, -, -', 'no part is asked for with an encoding');
+
+# A guest of the location that nginx goes on with has the last word on what is accepted.
+for my $case ([ '/failed?to=strips', '-' ], [ '/failed?to=says', 'identity' ], [ '/tries', 'identity' ]) {
+	my ($uri, $logged) = @$case;
+	my $r = curl('-H', 'Accept-Encoding: gzip', $uri);
+	is(header($r, 'Content-Encoding') // 'none', 'none', "$uri: not compressed");
+	is(header($r, 'x-finds') // 0, 0, "$uri: what was removed is gone");
+}
+is(logged('/strips', 1) . ', ' . logged('/says', 2), '-, identity, identity', 'logged');
+
+# Somebody still has the body: what comes instead of a response that failed is not compressed either.
+is(content(curl('--compressed', '/failed?to=static')), 'not compressed', 'gzip_static behind a response that failed');
+is(content(curl('--compressed', '/before')), 'before not compressed', 'and with something before it');
 
 ###############################################################################
 

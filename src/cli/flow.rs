@@ -123,10 +123,10 @@ fn calls(
     let (host, home) = Lent::new(exchange.clone());
     let ran = turns.run(instance.handle_response(host, ctx, false));
     match finish(outcome, "handle_response", ran, home) {
-        Ok(()) => {
-            let response = way.release(&mut outcome.exchange);
-            End::Passed { request, response }
-        }
+        Ok(()) => match way.release(&mut outcome.exchange) {
+            Ok(response) => End::Passed { request, response },
+            Err(failed) => End::Failed(failed),
+        },
         Err(failed) => End::Failed(failed),
     }
 }
@@ -197,6 +197,8 @@ struct Way {
     to_head: bool,
     /// Validators of the next handler's body.
     validators: Vec<Line>,
+    /// Its encoding.
+    encoding: Option<Line>,
     /// Length that the next handler's response announces.
     announced: Option<u64>,
     /// The body that no guest sees.
@@ -218,6 +220,8 @@ impl Way {
         }
         let validators = content.fields.iter().filter(|(name, _)| is_validator(name)).cloned();
         let validators = validators.collect();
+        let mut fields = content.fields.iter();
+        let encoding = fields.rfind(|line| is(line, b"content-encoding")).cloned();
         let early = exchange.kept.take_early();
         content.trailers.extend(owned(&early.trailers));
         let taken = |name: &[u8]| content.fields.iter().any(|line| is(line, name));
@@ -228,7 +232,7 @@ impl Way {
         let announced = length(content);
         let stream = std::mem::take(&mut content.body);
         exchange.response = response;
-        Way { to_head, validators, announced, stream, prefix: 0, whole: false }
+        Way { to_head, validators, encoding, announced, stream, prefix: 0, whole: false }
     }
 
     fn has_no_body(&self, exchange: &Exchange) -> bool {
@@ -260,14 +264,31 @@ impl Way {
         Ok(self)
     }
 
-    /// Lengths and validators that fit the body.
-    fn release(self, exchange: &mut Exchange) -> Response {
+    /// Lengths, validators and encoding that fit the body.
+    fn release(self, exchange: &mut Exchange) -> Result<Response, Failed> {
         let no_body = self.has_no_body(exchange);
         let written = exchange.response_written.take();
         let emptied = exchange.response_emptied && self.whole;
         let replaced = emptied || written.is_some();
         if replaced || self.prefix > 0 {
             forget(exchange, &self.validators);
+        }
+        if replaced {
+            forget(exchange, self.encoding.as_slice());
+        } else if self.prefix > 0 && !no_body {
+            let mut fields = exchange.response.content.fields.iter();
+            let is_encoded = fields.any(|line| self.encoding.as_ref() == Some(line));
+            let why = match (is_encoded, exchange.response.status) {
+                (true, _) => Some("encoded (Content-Encoding)"),
+                (false, 206) => Some("a part (206)"),
+                (false, _) => None,
+            };
+            if let Some(why) = why {
+                let reason = format!(
+                    "wrote bytes before a body that is {why}, though nobody asked for that"
+                );
+                return Err(Failed { status: 502, reason, backtrace: None });
+            }
         }
         let mut response = std::mem::take(&mut exchange.response);
         let content = &mut response.content;
@@ -290,7 +311,7 @@ impl Way {
         if len != self.announced || whole {
             set_length(content, len);
         }
-        finished(response, no_body)
+        Ok(finished(response, no_body))
     }
 }
 

@@ -65,9 +65,9 @@ pub fn compile(engine: &Engine, bytes: &[u8]) -> Result<Module, LoadError> {
     let pieces = wat::parse_bytes(bytes).ok().and_then(|wasm| in_pieces(&wasm));
     let compiled = match &pieces {
         None => module(bytes),
-        // One that has as many functions as there may be has no room for more, and stays as it is. Of one
-        // that is wrong the message has the offset in its file.
-        Some(pieces) => module(pieces).or_else(|_| module(bytes)),
+        // The message has the offset in the file, unless it is that there are as many functions already as
+        // there may be: nothing may copy without end.
+        Some(pieces) => module(pieces).map_err(|error| module(bytes).err().unwrap_or(error)),
     };
     compiled.map_err(|error| {
         let reason = describe(&error);

@@ -261,6 +261,10 @@ fn read_message(stream: &mut TcpStream) -> String {
 /// Features, what a guest does before it says next, next, what it does afterwards, request, response.
 type Script<'a> = (u32, &'a [Op], bool, &'a [Op], String, &'static str);
 
+/// A response that nobody has asked for like this.
+const ENCODED: &str =
+    "HTTP/1.1 200 OK\nContent-Encoding: x-rot13\nETag: \"1\"\nContent-Length: 5\n\nuryyb";
+
 pub const OK: &str = "HTTP/1.1 200 OK\nContent-Length: 9\nContent-Type: text/plain\nETag: \"1\"\n\
                   Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT\nX-A: 1\nX-A: 2\n\nresponse\n";
 const NOT_MODIFIED: &str = "HTTP/1.1 304 Not Modified\nETag: \"1\"\n\n";
@@ -330,6 +334,16 @@ fn a_guest_does_in_the_program_what_it_does_in_nginx() {
             &[],
             get(),
             OK,
+        ),
+        (BUFFER, &[], true, &[Write(RESPONSE, "plain")], get(), ENCODED),
+        (BUFFER, &[], true, &[], get(), ENCODED),
+        (
+            BUFFER,
+            &[],
+            true,
+            &[Write(RESPONSE, "br"), Set(RESPONSE, "content-encoding", "br")],
+            get(),
+            ENCODED,
         ),
         (NONE, &[Write(RESPONSE, "early ")], true, &[], get(), OK),
         (BUFFER, &[Write(RESPONSE, "early ")], true, &[Read(RESPONSE)], get(), OK),

@@ -35,6 +35,7 @@ pub(crate) fn defer(ctx: &Ctx, mut reply: Reply, status: ngx_int_t) -> ngx_int_t
         Holding::Never | Holding::Possible => {
             r.clean_header();
             r.allow_body();
+            ctx.cover_encoding();
             ctx.set_failed();
             ctx.enter(State::Passed);
             status
@@ -118,6 +119,7 @@ pub(crate) fn by_nginx(ctx: &Ctx, status: ngx_int_t) {
     r.begin_anew();
     r.end_upstream();
     r.forget_filters(module::ctx_index());
+    ctx.cover_encoding();
     r.finalize(status);
 }
 

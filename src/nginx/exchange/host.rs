@@ -161,6 +161,15 @@ impl Exchange {
         Http::of(self.lent()?.r)
     }
 
+    /// A guest is about to change this field.
+    fn heed(&self, kind: FieldKind, name: &[u8]) {
+        if kind == FieldKind::Request
+            && let Some(lent) = self.lent()
+        {
+            lent.shared.forget_encoding(name);
+        }
+    }
+
     fn io(&self) -> Option<(Request, &Io)> {
         let lent = self.lent()?;
         Some((lent.r, lent.io.as_deref()?))
@@ -357,6 +366,7 @@ impl Host for Exchange {
     }
 
     fn set_field(&mut self, kind: FieldKind, name: &[u8], value: &[u8]) -> Result<(), Refusal> {
+        self.heed(kind, name);
         let Some((r, io)) = self.io_mut() else { return Ok(()) };
         let line = FieldLine::copy(r, name, value)?;
         match kind {
@@ -373,6 +383,7 @@ impl Host for Exchange {
     }
 
     fn add_field(&mut self, kind: FieldKind, name: &[u8], value: &[u8]) -> Result<(), Refusal> {
+        self.heed(kind, name);
         let Some((r, io)) = self.io_mut() else { return Ok(()) };
         let line = FieldLine::copy(r, name, value)?;
         match kind {
@@ -388,6 +399,7 @@ impl Host for Exchange {
     }
 
     fn remove_field(&mut self, kind: FieldKind, name: &[u8]) -> Result<(), Refusal> {
+        self.heed(kind, name);
         let Some((r, io)) = self.io_mut() else { return Ok(()) };
         match kind {
             FieldKind::Request => {

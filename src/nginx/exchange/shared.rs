@@ -168,26 +168,37 @@ impl Shared {
     /// There is a response: guests see what the client accepts, and so do filters that compress.
     pub(crate) fn show_encoding(&self) -> Result<(), NoMemory> {
         if let Some(line) = self.encoding.borrow().first() {
-            headers_in::set_accept_encoding(self.r, line)?;
+            headers_in::set_accept_encoding(self.r, Some(line))?;
             self.shows_encoding.set(true);
         }
         Ok(())
     }
 
+    /// There is no response any more: another is asked for, as the first was.
+    pub(crate) fn cover_encoding(&self) {
+        if self.shows_encoding.take() {
+            // Taking a header away needs no memory.
+            let _ = headers_in::set_accept_encoding(self.r, None);
+        }
+    }
+
+    /// A guest says what is accepted: that holds from here on, whatever the client has said.
+    pub(crate) fn forget_encoding(&self, name: &[u8]) {
+        if name.eq_ignore_ascii_case(ENCODING) && !self.encoding.take().is_empty() {
+            self.cover_encoding();
+        }
+    }
+
     /// The request ends: the log shall have all of its headers. Whether that changed anything.
     pub(crate) fn put_encoding_back(&self) -> Result<bool, NoMemory> {
         let lines = self.encoding.take();
-        // A guest of another location may have set one.
-        let any = !lines.is_empty() && !headers_in::has(self.r, ENCODING);
-        if any {
-            headers_in::put_back(self.r, &lines)?;
-        }
-        Ok(any)
+        headers_in::put_back(self.r, &lines)?;
+        Ok(!lines.is_empty())
     }
 
     /// Lines that guests find beside those that nginx has.
     pub(crate) fn shown(&self) -> Vec<(&'static [u8], &'static [u8])> {
-        match self.shows_encoding.get() && !headers_in::has(self.r, ENCODING) {
+        match self.shows_encoding.get() {
             true => headers_in::texts(&self.encoding.borrow()),
             false => Vec::new(),
         }

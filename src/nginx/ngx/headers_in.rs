@@ -119,26 +119,32 @@ pub(crate) fn put_back(r: Request, lines: &[ngx_table_elt_t]) -> Result<(), NoMe
     Ok(())
 }
 
-/// Whether there is a line called `name`.
-pub(crate) fn has(r: Request, name: &[u8]) -> bool {
-    matching(r, name).next().is_some()
-}
-
 /// Names and values of lines that were taken away.
 pub(crate) fn texts(lines: &[ngx_table_elt_t]) -> Vec<(&'static [u8], &'static [u8])> {
     // SAFETY: copies of complete elements; their strings are in the pool of the request that is live.
     lines.iter().map(|line| unsafe { field(std::ptr::from_ref(line).cast_mut()) }).collect()
 }
 
-/// Has filters that compress go by this line, which is in no list.
-pub(crate) fn set_accept_encoding(r: Request, line: &ngx_table_elt_t) -> Result<(), NoMemory> {
-    let element = r.zeroed::<ngx_table_elt_t>()?;
-    // SAFETY: the element is ours, in the live request's pool, and a copy of one that was complete.
-    unsafe {
-        *element = *line;
-        ffi::ngx_http_wasm_init_header(element);
-        ffi::ngx_http_wasm_set_accept_encoding(r.as_ptr(), element);
-    }
+/// Has filters that compress go by this line, which is in no list, or by none.
+pub(crate) fn set_accept_encoding(
+    r: Request,
+    line: Option<&ngx_table_elt_t>,
+) -> Result<(), NoMemory> {
+    let element = match line {
+        None => std::ptr::null_mut(),
+        Some(line) => {
+            let element = r.zeroed::<ngx_table_elt_t>()?;
+            // SAFETY: the element is ours, in the live request's pool, and a copy of one that was
+            // complete.
+            unsafe {
+                *element = *line;
+                ffi::ngx_http_wasm_init_header(element);
+            }
+            element
+        }
+    };
+    // SAFETY: the request is live, and the element in its pool or null.
+    unsafe { ffi::ngx_http_wasm_set_accept_encoding(r.as_ptr(), element) }
     forget_derived(r);
     Ok(())
 }
