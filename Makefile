@@ -113,7 +113,8 @@ side_by_side = $(subst $(empty) $(empty),+,$(strip $(1)))
 STEPS := deps deps-test nginx-debian nginx-1.28 check unittest nginxtest fuzz-smoke guests module module-1.28 \
 	$(RUNS:%=t-%) $(RUNS:%=clitest-%) \
 	$(foreach suite,$(filter-out t clitest,$(SUITES)),$(call side_by_side,$(RUNS:%=$(suite)-%))) \
-	restless $(foreach suite,$(RESTLESS_SUITES),$(call side_by_side,$(suite)-restless-debian $(suite)-restless-1.28)) \
+	restless t-restless-debian t-restless-1.28 \
+	$(foreach suite,$(filter-out t,$(RESTLESS_SUITES)),$(call side_by_side,$(suite)-restless-debian $(suite)-restless-1.28)) \
 	configtest demo-check
 
 .PHONY: test
