@@ -40,7 +40,7 @@ func DialH2(addr string, deadline time.Time, window uint32) (*H2, error) {
 		c.Framer.WriteWindowUpdate(0, 1<<30))
 	if err != nil {
 		conn.Close()
-		return nil, err
+		return nil, failure(err, ErrClosed)
 	}
 
 	return c, nil
@@ -49,7 +49,7 @@ func DialH2(addr string, deadline time.Time, window uint32) (*H2, error) {
 // Close closes the connection.
 func (c *H2) Close() { c.Conn.Close() }
 
-// Send opens a stream for a request and returns its number.
+// Send opens a stream for a request and returns its number. A connection that does not take it has ended without an answer.
 func (c *H2) Send(r Request) (uint32, error) {
 	id := c.stream
 	c.stream += 2
@@ -73,8 +73,11 @@ func (c *H2) Send(r Request) (uint32, error) {
 			break
 		}
 	}
+	if err != nil {
+		return id, failure(err, ErrClosed)
+	}
 
-	return id, err
+	return id, nil
 }
 
 // Answer reads the answer on one stream. A stream whose window is small is let go on a bit at a time: one byte first, then
