@@ -14,6 +14,7 @@ pub mod pool;
 pub mod precompiled;
 #[cfg(feature = "restless")]
 mod restless;
+mod segments;
 pub mod snapshot;
 pub mod throttle;
 pub mod ticker;

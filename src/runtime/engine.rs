@@ -7,6 +7,7 @@ use wasmtime::{
 };
 
 use super::error::LoadError;
+use super::segments::IMAGE_BYTES;
 use super::ticker::Pace;
 use super::{TABLE_ELEMENTS, TABLES, describe};
 
@@ -149,7 +150,7 @@ fn config(compile: Compile, stack_bytes: usize) -> Config {
         // Instances share the initial image of their memory until they write to it, also when the
         // image is a snapshot with large gaps.
         .memory_init_cow(true)
-        .memory_guaranteed_dense_image_size(64 << 20)
+        .memory_guaranteed_dense_image_size(IMAGE_BYTES as u64)
         .memory_reservation(RESERVATION_BYTES)
         .memory_guard_size(GUARD_BYTES)
         // Pointers of the ABI are 32 bits wide and address one memory. Refusing the others here

@@ -15,6 +15,7 @@ use super::error::{Exit, LoadError, Timeout};
 use super::instance::{Data, Instance, Loan};
 use super::outline::outline;
 use super::pieces::in_pieces;
+use super::segments::joined;
 use super::snapshot::Start;
 use super::ticker::Pace;
 use super::wasi::{self, Wasi};
@@ -55,19 +56,19 @@ pub struct Dir {
     pub writable: bool,
 }
 
-/// Compiles a core module in binary or text format, with its bulk instructions [in pieces](super::pieces).
+/// Compiles a core module in binary or text format, with its data segments [joined](super::segments) and
+/// its bulk instructions [in pieces](super::pieces).
 pub fn compile(engine: &Engine, bytes: &[u8]) -> Result<Module, LoadError> {
     // Version 13, layer 1: what component tools write.
     if bytes.starts_with(b"\0asm\x0d\0\x01\0") {
         return Err(LoadError::Component);
     }
     let module = |bytes: &[u8]| Module::new(engine.wasm(), bytes);
-    let pieces = wat::parse_bytes(bytes).ok().and_then(|wasm| in_pieces(&wasm));
-    let compiled = match &pieces {
+    let compiled = match wat::parse_bytes(bytes).ok().and_then(|wasm| rewritten(&wasm)) {
         None => module(bytes),
         // The message has the offset in the file, unless it is that there are as many functions already as
         // there may be: nothing may copy without end.
-        Some(pieces) => module(pieces).map_err(|error| module(bytes).err().unwrap_or(error)),
+        Some(wasm) => module(&wasm).map_err(|error| module(bytes).err().unwrap_or(error)),
     };
     compiled.map_err(|error| {
         let reason = describe(&error);
@@ -81,6 +82,12 @@ pub fn compile(engine: &Engine, bytes: &[u8]) -> Result<Module, LoadError> {
             LoadError::Compile(reason)
         }
     })
+}
+
+/// What is compiled in the place of a guest.
+fn rewritten(wasm: &[u8]) -> Option<Vec<u8>> {
+    let joined = joined(wasm);
+    in_pieces(joined.as_deref().unwrap_or(wasm)).or(joined)
 }
 
 /// Text format starts with a parenthesis or a comment.

@@ -220,7 +220,7 @@ impl List {
 }
 
 /// A number in so many bytes, or in as many as it needs if those are more (WebAssembly 5.2.2).
-fn number(value: u32, len: usize) -> Vec<u8> {
+pub(super) fn number(value: u32, len: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     value.encode(&mut bytes);
     while bytes.len() < len {

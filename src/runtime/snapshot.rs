@@ -14,6 +14,7 @@ use super::error::LoadError;
 use super::guest::{Guest, Settings};
 use super::instance::Data;
 use super::precompiled::is_precompiled;
+use super::segments::joined;
 use super::{Engine, describe};
 use crate::abi::{EXPORT_MEMORY, Features};
 use crate::host::Host;
@@ -135,7 +136,9 @@ async fn attempt<H: Host>(
     let mut wizer = Wizer::new();
     // Not to be exported any more; `_initialize` never is.
     wizer.init_func("_start");
-    let (context, instrumented) = match wizer.instrument(&wasm) {
+    // Of each segment that there was before, a snapshot keeps an empty one.
+    let joined = joined(&wasm);
+    let (context, instrumented) = match wizer.instrument(joined.as_deref().unwrap_or(&wasm)) {
         Ok(instrumented) => instrumented,
         Err(error) => return not(Unfit::Unsupported(describe(&error))),
     };

@@ -109,6 +109,24 @@ fn start_functions_run_once_and_all_instances_have_what_they_left() {
 }
 
 #[test]
+fn a_guest_with_more_segments_than_the_engine_takes_is_one() {
+    use std::fmt::Write as _;
+    let mut data = String::new();
+    for at in 1000..101_001 {
+        let _ = write!(data, "(data (i32.const {at}) \"{}\")", at % 10);
+    }
+    let wat =
+        guest("(memory.copy (i32.const 99000) (i32.const 1000) (i32.const 10))", (99_000, 12));
+    let wat = wat.replacen("(memory (export \"memory\") 1)", "(memory (export \"memory\") 2)", 1);
+    let wat = wat.replacen("(global", &format!("{data} (global"), 1);
+    for snapshot in [Snapshot::Never, Snapshot::Faithful] {
+        let prepared = prepared(&wat, snapshot);
+        assert_eq!(prepared.unfit, None, "{snapshot:?}");
+        assert_eq!(fresh(&prepared, &settings()).2, b"012345678901", "{snapshot:?}");
+    }
+}
+
+#[test]
 fn start_sections_and_commands_are_taken_along() {
     let section = r#"(func $begin (global.set $n (i32.const 4))) (start $begin)"#;
     let wat = guest("", (60, 1)).replace("(func $ok ", &format!("{section} (func $ok "));
