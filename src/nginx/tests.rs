@@ -199,14 +199,16 @@ mod machine {
             Before => State::Before,
             Asking => State::Asking(None),
             Passed => State::Passed,
-            Collecting => State::Collecting(state::Collecting { reply: reply(), look: None }),
+            Collecting => {
+                State::Collecting(Box::new(state::Collecting { reply: reply(), look: None }))
+            }
             Responding => State::Responding(None),
-            Failing => State::Failing(state::Failing {
+            Failing => State::Failing(Box::new(state::Failing {
                 status: 500,
                 hold: Some(Hold::on(r)),
                 wait: None,
                 ended: false,
-            }),
+            })),
             Draining => State::Draining(Box::new(Drained {
                 first: Default::default(),
                 output: None,

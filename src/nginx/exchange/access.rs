@@ -81,7 +81,7 @@ fn access(r: Request, guests: &[Listed]) -> Result<ngx_int_t, NoMemory> {
         };
         match task::advance(&ctx, running, Some(Side::Request)) {
             Progress::Waits(pending) => {
-                ctx.enter(State::Asking(Some(pending)));
+                ctx.enter(State::Asking(Some(Box::new(pending))));
                 return Ok(AGAIN);
             }
             Progress::Unreadable(rc) => {
@@ -226,9 +226,7 @@ fn pass(ctx: &Rc<Ctx>) -> Result<(), NoMemory> {
     let replaced = written.is_some();
     let stored = match written {
         Some(written) => body::replace(r, written),
-        None if ctx.shared().client_body() == ClientBody::Ready => {
-            body::store(r).map(|()| Vec::new())
-        }
+        None if ctx.client_body() == ClientBody::Ready => body::store(r).map(|()| Vec::new()),
         None => Ok(Vec::new()),
     };
     ctx.keep(stored.map_err(|error| {
@@ -267,8 +265,8 @@ fn answer(ctx: &Rc<Ctx>) -> Result<ngx_int_t, NoMemory> {
     }
     // A body that nginx is not reading must leave the connection, or pipelining breaks. It is not there
     // any more for another response that may take the place of this one.
-    if r.has_body() && ctx.shared().client_body() == ClientBody::Unread {
-        ctx.shared().set_client_body(ClientBody::Lost);
+    if r.has_body() && ctx.client_body() == ClientBody::Unread {
+        ctx.set_client_body(ClientBody::Lost);
     }
     let rc = r.discard_body();
     if rc != OK {

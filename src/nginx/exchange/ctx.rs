@@ -10,12 +10,13 @@ use std::ptr;
 use std::rc::{Rc, Weak};
 
 use nginx_sys::{ngx_http_request_t, ngx_int_t};
+use smallvec::SmallVec;
 
 use crate::abi::Features;
 use crate::nginx::exchange::call::{Asked, Pending};
 use crate::nginx::exchange::host::{Lease, Plugin};
 use crate::nginx::exchange::settings::Listed;
-use crate::nginx::exchange::shared::Shared;
+use crate::nginx::exchange::shared::{Keeper, Shared};
 use crate::nginx::exchange::state::{Event, Kind, Responding, State, Step, step};
 use crate::nginx::exchange::wait::Caller;
 use crate::nginx::guests::line::Waiter;
@@ -95,9 +96,9 @@ type UpstreamEnd = unsafe extern "C" fn(*mut ngx_http_request_t, ngx_int_t);
 
 /// One client request that goes through guests.
 pub(crate) struct Ctx {
-    shared: Rc<Shared>,
+    shared: Shared,
     state: RefCell<State>,
-    visits: RefCell<Vec<Visit>>,
+    visits: RefCell<SmallVec<[Visit; 1]>>,
     /// Which of the guests is called, or was last.
     at: Cell<usize>,
     /// With which the call under way was admitted.
@@ -162,7 +163,7 @@ impl Ctx {
     /// Makes the context of a request that meets its first guest.
     pub(crate) fn create(r: Request, driver: Driver) -> Result<Rc<Ctx>, NoMemory> {
         let ctx = Rc::new_cyclic(|me| Ctx {
-            shared: Rc::new(Shared::new(r)),
+            shared: Shared::new(r),
             state: RefCell::new(State::Before),
             visits: RefCell::default(),
             at: Cell::new(0),
@@ -183,10 +184,6 @@ impl Ctx {
         // Guests, and whoever makes the page for a failed response, may read it later.
         body::preserve(r);
         Ok(ctx)
-    }
-
-    pub(crate) const fn shared(&self) -> &Rc<Shared> {
-        &self.shared
     }
 
     pub(crate) fn log(&self) -> Log {
@@ -223,9 +220,9 @@ impl Ctx {
     }
 
     /// Takes out a `handle_request` whose wait is over; none if it goes on.
-    pub(crate) fn take_asking(&self) -> Option<Pending<Asked>> {
+    pub(crate) fn take_asking(&self) -> Option<Box<Pending<Asked>>> {
         self.with_state(|state| match state {
-            State::Asking(pending) => match pending {
+            State::Asking(pending) => match pending.as_deref() {
                 Some(Pending { wait: Some(_), .. }) => None,
                 Some(Pending { wait: None, .. }) | None => pending.take(),
             },
@@ -315,7 +312,7 @@ impl Ctx {
     }
 
     /// The guests so far, in the order of requests.
-    pub(crate) fn with_visits<T>(&self, look: impl FnOnce(&mut Vec<Visit>) -> T) -> T {
+    pub(crate) fn with_visits<T>(&self, look: impl FnOnce(&mut [Visit]) -> T) -> T {
         look(&mut self.visits.borrow_mut())
     }
 
@@ -442,10 +439,18 @@ impl Ctx {
     }
 }
 
+impl Keeper for Ctx {
+    fn shared(&self) -> &Shared {
+        &self.shared
+    }
+}
+
 impl Waiter for Ctx {
     fn served(&self) {
         self.with_state(|state| {
-            if let State::Asking(Some(Pending { wait: Some(wait), .. })) = state {
+            if let State::Asking(Some(pending)) = state
+                && let Some(wait) = &pending.wait
+            {
                 wait.instance_came();
             }
         });

@@ -25,7 +25,7 @@ pub(crate) fn defer(ctx: &Ctx, mut reply: Reply, status: ngx_int_t) -> ngx_int_t
             let wait = Some(task::wait(ctx, Need::Turn, Side::Response));
             let hold = Some(hold);
             ctx.watch_upstream();
-            ctx.enter(State::Failing(Failing { status, hold, wait, ended }));
+            ctx.enter(State::Failing(Box::new(Failing { status, hold, wait, ended })));
             OK
         }
         // A page that takes the place of a response inside the filters cannot be replaced again: the

@@ -74,7 +74,9 @@ fn on_header(ctx: &Rc<Ctx>) -> Result<ngx_int_t, NoMemory> {
         }
         _ => return Ok(send::next_header(ctx.request())),
     }
-    let reply = respond::begin(ctx)?;
+    let Some(reply) = respond::begin(ctx)? else {
+        return Ok(send::passing(ctx));
+    };
     match respond::run(ctx, reply, None)? {
         Turn::Held => Ok(OK),
         // Whoever makes it has no body that would bring us here again.

@@ -12,7 +12,7 @@ use crate::host::early::Lines;
 use crate::host::kept::Kept;
 use crate::host::{Chunk, Host, Refusal, Sink, Source, Write, matching};
 use crate::nginx::exchange::settings::{Given, Http, Location};
-use crate::nginx::exchange::shared::{Io, Lost, Shared};
+use crate::nginx::exchange::shared::{Io, IoRef, Keeper, Lost, Shared};
 use crate::nginx::guests::plugin;
 use crate::nginx::ngx::body;
 use crate::nginx::ngx::ffi::NoMemory;
@@ -52,15 +52,19 @@ enum Occasion {
 }
 
 struct Lent {
-    shared: Rc<Shared>,
+    keeper: Rc<dyn Keeper>,
     r: Request,
-    /// Always there until the exchange is dropped, which hands it back.
-    io: Option<Box<Io>>,
+    /// Always there: a request is lent to one call at a time.
+    io: Option<IoRef>,
     /// What the location gives guests among the request's fields, once they look.
     given: OnceCell<Vec<(&'static [u8], &'static [u8])>>,
 }
 
 impl Lent {
+    fn shared(&self) -> &Shared {
+        self.keeper.shared()
+    }
+
     /// Names in lower case; one whose value is empty is not there, and hides a client's all the same.
     fn given(&self) -> &[(&'static [u8], &'static [u8])] {
         let fields = Location::given(self.r);
@@ -110,17 +114,13 @@ impl From<NoMemory> for Refusal {
 
 impl Exchange {
     /// An exchange for one call of a guest on behalf of a request.
-    pub(crate) fn lend(plugin: &Plugin, shared: &Rc<Shared>) -> Self {
-        let r = shared.request();
+    pub(crate) fn lend(plugin: &Plugin, keeper: Rc<dyn Keeper>) -> Self {
+        let r = keeper.shared().request();
+        let io = IoRef::of(Rc::clone(&keeper));
         Exchange {
             name: plugin.name(),
             log: r.log(),
-            occasion: Occasion::Request(Lent {
-                shared: Rc::clone(shared),
-                r,
-                io: shared.lend_io(),
-                given: OnceCell::new(),
-            }),
+            occasion: Occasion::Request(Lent { keeper, r, io, given: OnceCell::new() }),
         }
     }
 
@@ -166,7 +166,7 @@ impl Exchange {
         if kind == FieldKind::Request
             && let Some(lent) = self.lent()
         {
-            lent.shared.forget_encoding(name);
+            lent.shared().forget_encoding(name);
         }
     }
 
@@ -228,14 +228,6 @@ pub(crate) fn copied(r: Request, lines: &Lines) -> Result<Vec<FieldLine>, NoMemo
 
 fn unreadable(error: std::io::Error) -> Refusal {
     Refusal::Body(format!("the body cannot be read: {error}"))
-}
-
-impl Drop for Exchange {
-    fn drop(&mut self) {
-        if let Some(lent) = self.lent_mut() {
-            lent.shared.return_io(lent.io.take());
-        }
-    }
 }
 
 impl Host for Exchange {
@@ -331,7 +323,7 @@ impl Host for Exchange {
     fn fields(&self, kind: FieldKind) -> impl Iterator<Item = (&[u8], &[u8])> {
         let (Some(lent), Some((r, io))) = (self.lent(), self.io()) else { return Fields::None };
         match kind {
-            FieldKind::Request => match (lent.given(), lent.shared.shown()) {
+            FieldKind::Request => match (lent.given(), lent.shared().shown()) {
                 ([], shown) if shown.is_empty() => Fields::Request(headers_in::fields(r)),
                 (given, shown) => {
                     let given = given.iter().copied().filter(|(_, value)| !value.is_empty());
@@ -354,7 +346,8 @@ impl Host for Exchange {
                 match self.lent().and_then(|lent| lent.is_given(name)) {
                     None => {
                         headers_in::values(r, name, &mut found);
-                        let shown = self.lent().map(|lent| lent.shared.shown()).unwrap_or_default();
+                        let shown =
+                            self.lent().map(|lent| lent.shared().shown()).unwrap_or_default();
                         matching(shown.into_iter(), name).for_each(found);
                     }
                     Some(b"") => {}
@@ -429,7 +422,7 @@ impl Host for Exchange {
             match source {
                 Source::Request | Source::RequestAgain => {
                     if source == Source::Request && io.request.body.is_none() {
-                        lent.shared.whole_body().await.map_err(|Lost| {
+                        lent.keeper.shared().whole_body().await.map_err(|Lost| {
                             Refusal::Body("the request body was not received whole".to_owned())
                         })?;
                         io.request.body = Some(body::reader(lent.r));
@@ -502,7 +495,7 @@ impl Host for Exchange {
     fn sleep(&mut self, time: Duration) -> impl Future<Output = ()> + Send {
         OneThread(async move {
             match self.lent() {
-                Some(lent) => lent.shared.sleep(time).await,
+                Some(lent) => lent.shared().sleep(time).await,
                 // Start functions at configuration time run in a process of their own.
                 None => std::thread::sleep(time),
             }

@@ -7,11 +7,11 @@
 
 use std::rc::Rc;
 
-use nginx_sys::ngx_int_t;
+use nginx_sys::{ngx_int_t, ngx_uint_t};
 
 use crate::nginx::exchange::call::{Call, Responded};
 use crate::nginx::exchange::collect::{self, Collected};
-use crate::nginx::exchange::ctx::{Ctx, Due};
+use crate::nginx::exchange::ctx::{Ctx, Due, Visit};
 use crate::nginx::exchange::host;
 use crate::nginx::exchange::reply::{Change, Reply, forbids_body};
 use crate::nginx::exchange::settings::Location;
@@ -37,8 +37,8 @@ pub(crate) enum Turn {
 }
 
 /// A response starts its way: the request is the client's again, and what guests set before is merged
-/// in.
-pub(crate) fn begin(ctx: &Ctx) -> Result<Box<Reply>, NoMemory> {
+/// in. Nothing is returned of one that passes as it comes from there on.
+pub(crate) fn begin(ctx: &Ctx) -> Result<Option<Box<Reply>>, NoMemory> {
     let r = ctx.request();
     let (method, early) = ctx
         .with_io(|io| {
@@ -47,6 +47,35 @@ pub(crate) fn begin(ctx: &Ctx) -> Result<Box<Reply>, NoMemory> {
         })
         .unwrap_or_default();
     ctx.show_encoding()?;
+    let reply = match method {
+        None if passes(ctx) => None,
+        method => Some(reply(ctx, method)),
+    };
+    for line in host::copied(r, &early.trailers)? {
+        trailers::add(r, line)?;
+    }
+    headers_out::merge(r, &host::copied(r, &early.fields)?)?;
+    Ok(reply)
+}
+
+/// Whether no guest is called for the response or puts anything before its body, which comes by itself.
+fn passes(ctx: &Ctx) -> bool {
+    let r = ctx.request();
+    let is_through = |visit: &Visit| match visit.due {
+        Due::Nothing | Due::Done => true,
+        Due::Prefix => visit.early.is_empty(),
+        Due::Response { .. } => false,
+    };
+    !r.header_only()
+        && !forbids_body(r)
+        && !ctx.was_page_refused()
+        && ctx.with_visits(|visits| visits.iter().all(is_through))
+}
+
+/// The response that nginx begins, to a request that the client `sent` with another method than nginx
+/// has handled.
+fn reply(ctx: &Ctx, sent: Option<ngx_uint_t>) -> Box<Reply> {
+    let r = ctx.request();
     let (failed, refused) = (ctx.has_failed(), ctx.was_page_refused());
     let mut reply = Reply::begin(r, headers_in::has_range(r), failed, refused);
     if refused {
@@ -54,7 +83,7 @@ pub(crate) fn begin(ctx: &Ctx) -> Result<Box<Reply>, NoMemory> {
         reply.replace_body(Body::default());
         reply.is_empty = true;
     }
-    if let Some(sent) = method {
+    if let Some(sent) = sent {
         let was_head = r.is_head();
         r.set_method_number(sent);
         if was_head && sent != HEAD {
@@ -63,11 +92,7 @@ pub(crate) fn begin(ctx: &Ctx) -> Result<Box<Reply>, NoMemory> {
             reply.replace_body(Body::default());
         }
     }
-    for line in host::copied(r, &early.trailers)? {
-        trailers::add(r, line)?;
-    }
-    headers_out::merge(r, &host::copied(r, &early.fields)?)?;
-    Ok(reply)
+    reply
 }
 
 /// Calls guests, innermost first, until one has to wait or none is left. `call` has begun before.
@@ -107,7 +132,7 @@ pub(crate) fn run(
                 Collected::Partly => {
                     reply.hold(r);
                     ctx.watch_upstream();
-                    ctx.enter(State::Collecting(Collecting { reply, look: None }));
+                    ctx.enter(State::Collecting(Box::new(Collecting { reply, look: None })));
                     return Ok(Turn::Held);
                 }
                 Collected::Failed(status) => return Ok(Turn::Fail(status, reply)),

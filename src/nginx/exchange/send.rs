@@ -122,11 +122,7 @@ pub(crate) fn header(ctx: &Ctx, mut reply: Reply) -> Result<ngx_int_t, NoMemory>
         Content::Whole(body) => (Some(body.len()), Plan::Whole(body)),
     };
     if !forbidden {
-        if headers_out::has(r, b"grpc-status") {
-            trailers::forget_guests(r);
-        }
-        trailers::announce(r);
-        r.allow_body();
+        announce(r);
     }
     if len != announced {
         headers_out::set_content_length(r, len);
@@ -161,6 +157,23 @@ pub(crate) fn header(ctx: &Ctx, mut reply: Reply) -> Result<ngx_int_t, NoMemory>
         r.forbid_body();
     }
     Ok(rc)
+}
+
+/// Sends the header of a response whose body passes as it comes.
+pub(crate) fn passing(ctx: &Ctx) -> ngx_int_t {
+    announce(ctx.request());
+    through(ctx, After::Pass)
+}
+
+/// A body may follow, and trailers.
+fn announce(r: Request) {
+    if trailers::are_there(r) {
+        if headers_out::has(r, b"grpc-status") {
+            trailers::forget_guests(r);
+        }
+        trailers::announce(r);
+    }
+    r.allow_body();
 }
 
 fn through(ctx: &Ctx, after: After) -> ngx_int_t {

@@ -1,7 +1,9 @@
 //! What an exchange shares with the guests' calls: what they read and write, and what they wait for.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, UnsafeCell};
 use std::future::{Future, poll_fn};
+use std::ops::{Deref, DerefMut};
+use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -33,7 +35,8 @@ pub(crate) enum ClientBody {
     Lost,
 }
 
-/// What calls read and write; lent to the guest's call and handed back when it ends.
+/// What calls read and write; lent to the guest's call until it ends.
+#[derive(Default)]
 pub(crate) struct Io {
     /// What the host keeps for all guests.
     pub(crate) kept: Kept,
@@ -83,24 +86,51 @@ pub(crate) struct ResponseSide {
     pub(crate) saved: Option<Box<SavedResponse>>,
 }
 
-impl Io {
-    fn new() -> Self {
-        Io {
-            kept: Kept::default(),
-            request: RequestSide::default(),
-            response: ResponseSide::default(),
-            found: Found::default(),
-        }
+const ENCODING: &[u8] = b"accept-encoding";
+
+/// Whoever keeps one client request.
+pub(crate) trait Keeper {
+    fn shared(&self) -> &Shared;
+}
+
+/// What calls read and write, for the time of one: nobody else gets at it meanwhile.
+pub(crate) struct IoRef(Rc<dyn Keeper>);
+
+impl IoRef {
+    /// Nothing while there is another one.
+    pub(crate) fn of(keeper: Rc<dyn Keeper>) -> Option<Self> {
+        (!keeper.shared().lent.replace(true)).then_some(IoRef(keeper))
     }
 }
 
-const ENCODING: &[u8] = b"accept-encoding";
+impl Deref for IoRef {
+    type Target = Io;
+
+    fn deref(&self) -> &Io {
+        // SAFETY: `lent` is set: whoever else looks for it finds nothing, and this is the only loan.
+        unsafe { &*self.0.shared().io.get() }
+    }
+}
+
+impl DerefMut for IoRef {
+    fn deref_mut(&mut self) -> &mut Io {
+        // SAFETY: as in `deref`.
+        unsafe { &mut *self.0.shared().io.get() }
+    }
+}
+
+impl Drop for IoRef {
+    fn drop(&mut self) {
+        self.0.shared().lent.set(false);
+    }
+}
 
 /// One client request as its guests' calls find it.
 pub(crate) struct Shared {
     r: Request,
-    /// None while a call has it.
-    io: Cell<Option<Box<Io>>>,
+    io: UnsafeCell<Io>,
+    /// Somebody has `io`.
+    lent: Cell<bool>,
     need: Cell<Option<Need>>,
     body: Cell<ClientBody>,
     /// Bytes that nginx's buffers point at.
@@ -115,7 +145,8 @@ impl Shared {
     pub(crate) fn new(r: Request) -> Self {
         Shared {
             r,
-            io: Cell::new(Some(Box::new(Io::new()))),
+            io: UnsafeCell::default(),
+            lent: Cell::new(false),
             need: Cell::new(None),
             body: Cell::new(ClientBody::Unread),
             kept: Cell::default(),
@@ -128,21 +159,14 @@ impl Shared {
         self.r
     }
 
-    /// Takes what calls read and write, for the time of one.
-    pub(crate) fn lend_io(&self) -> Option<Box<Io>> {
-        self.io.take()
-    }
-
-    /// Ends the loan.
-    pub(crate) fn return_io(&self, io: Option<Box<Io>>) {
-        self.io.set(io);
-    }
-
     /// Changes what calls read and write, between two calls.
     pub(crate) fn with_io<T>(&self, change: impl FnOnce(&mut Io) -> T) -> Option<T> {
-        let mut io = self.io.take()?;
-        let result = change(&mut io);
-        self.io.set(Some(io));
+        if self.lent.replace(true) {
+            return None;
+        }
+        // SAFETY: as in `IoRef::deref`.
+        let result = change(unsafe { &mut *self.io.get() });
+        self.lent.set(false);
         Some(result)
     }
 

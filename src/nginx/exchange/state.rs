@@ -9,21 +9,22 @@ use crate::nginx::exchange::reply::{After, Draining, Reply};
 use crate::nginx::exchange::wait::Wait;
 use crate::nginx::ngx::hold::Hold;
 
-/// Where an exchange stands, with what it holds there.
+/// Where an exchange stands, with what it holds there: small, because it changes several times in every
+/// request.
 pub(crate) enum State {
     /// No guest has been called.
     Before,
     /// A `handle_request` runs, or waits.
-    Asking(Option<Pending<Asked>>),
+    Asking(Option<Box<Pending<Asked>>>),
     /// The guests so far have said next, answered or failed; a response may come.
     Passed,
     /// The header is held while the body is collected for a guest.
-    Collecting(Collecting),
+    Collecting(Box<Collecting>),
     /// A `handle_response` runs, or waits; then the header is held.
     Responding(Option<Box<Responding>>),
     /// The header is held; this status is answered in a turn of its own, outside the code that sends
     /// the response.
-    Failing(Failing),
+    Failing(Box<Failing>),
     /// The header is sent, and bytes of ours go before what comes.
     Draining(Box<Draining>),
     /// The header is sent.

@@ -75,11 +75,11 @@ async fn run_request(
     let lease = held.insert(lease);
     ctx.set_pass(lease.admit()?);
     if lease.instance().is_none() {
-        let instance = Box::pin(plugin.guest().start(Exchange::lend(plugin, ctx.shared()))).await;
+        let instance = Box::pin(plugin.guest().start(Exchange::lend(plugin, ctx.clone()))).await;
         lease.fill(instance.map_err(Fault::Start)?);
     }
     let instance = lease.instance().ok_or(Fault::Busy)?;
-    let next = instance.handle_request(Exchange::lend(plugin, ctx.shared())).await;
+    let next = instance.handle_request(Exchange::lend(plugin, ctx.clone())).await;
     let features = instance.features();
     plugin.meter().enabled(features);
     match next.map_err(Fault::Call)? {
@@ -112,7 +112,7 @@ async fn response(mut lease: Lease, ctx: Rc<Ctx>, guest_ctx: u32, is_error: bool
     let Some(instance) = lease.instance() else {
         return Responded::Finished;
     };
-    let host = Exchange::lend(&plugin, ctx.shared());
+    let host = Exchange::lend(&plugin, ctx.clone());
     match instance.handle_response(host, guest_ctx, is_error).await {
         Ok(()) => {
             // Not before: a guest that always fails here does not work.

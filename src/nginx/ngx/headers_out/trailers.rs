@@ -67,11 +67,13 @@ pub(crate) fn remove(r: Request, name: &[u8]) {
     }
 }
 
-/// Tells nginx before the header goes out that trailers follow, if any do: the length must not
-/// be announced then.
+/// Whether the response has trailers now.
+pub(crate) fn are_there(r: Request) -> bool {
+    fields(r).next().is_some()
+}
+
+/// Tells nginx before the header goes out that trailers follow: the length must not be announced then.
 pub(crate) fn announce(r: Request) {
-    if fields(r).next().is_some() {
-        // SAFETY: the request is live.
-        unsafe { ffi::ngx_http_wasm_set_r_expect_trailers(r.as_ptr(), 1) }
-    }
+    // SAFETY: the request is live.
+    unsafe { ffi::ngx_http_wasm_set_r_expect_trailers(r.as_ptr(), 1) }
 }
