@@ -42,7 +42,8 @@ const fn is_token_byte(byte: u8) -> bool {
 /// Whether `bytes` can stand as a field value without ending the field line or the message
 /// (RFC 9110 5.5 names exactly these three as dangerous).
 pub fn is_field_value(bytes: &[u8]) -> bool {
-    memchr::memchr3(b'\r', b'\n', 0, bytes).is_none()
+    // All of them in any case: that is what compilers make the fastest code of.
+    !bytes.iter().fold(false, |bad, &byte| bad | matches!(byte, b'\r' | b'\n' | 0))
 }
 
 /// Whether servers refuse the method of a client: what is no request for a resource (`CONNECT`), and

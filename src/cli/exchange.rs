@@ -12,7 +12,6 @@ use super::path::stays_inside;
 use super::trace;
 use crate::abi::{Features, FieldKind, Level};
 use crate::host::called::Called;
-use crate::host::early::Lines;
 use crate::host::kept::Kept;
 use crate::host::{Chunk, Host, Refusal, Sink, Source, Write};
 use crate::http::on_the_wire;
@@ -130,8 +129,10 @@ pub(crate) fn is(line: &Line, name: &[u8]) -> bool {
 }
 
 /// The lines that guests set before there was a response.
-pub(crate) fn owned(lines: &Lines) -> impl Iterator<Item = Line> {
-    lines.iter().map(|(name, value)| (name.to_vec(), value.to_vec()))
+pub(crate) fn owned<'l>(
+    lines: impl Iterator<Item = (&'l [u8], &'l [u8])>,
+) -> impl Iterator<Item = Line> {
+    lines.map(|(name, value)| (name.to_vec(), value.to_vec()))
 }
 
 /// Where an exchange turns up again after a guest had it.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::exchange::{Exchange, Home, Lent, is, owned};
 use super::message::{Content, Line, Request, Response};
 use super::turns::{Ran, Turns};
-use crate::abi::{Features, Level, Next};
+use crate::abi::{Features, FieldKind, Level, Next};
 use crate::host::policy::{is_single, is_validator};
 use crate::http::on_the_wire;
 use crate::runtime::error::CallError;
@@ -177,11 +177,12 @@ fn passed_on(exchange: &mut Exchange, buffered: bool) -> Request {
 
 /// The guest's own response.
 fn answer(exchange: &mut Exchange, to_head: bool) -> Response {
-    let early = exchange.kept.take_early();
-    let status = early.status.unwrap_or(200);
+    let kept = &mut exchange.kept;
+    let status = kept.status().unwrap_or(200);
     let mut content = Content { body: std::mem::take(&mut exchange.own), ..Content::default() };
-    content.fields.extend(owned(&early.fields));
-    content.trailers.extend(owned(&early.trailers));
+    content.fields.extend(owned(kept.early(FieldKind::Response)));
+    content.trailers.extend(owned(kept.early(FieldKind::ResponseTrailers)));
+    kept.forget_early();
     let no_body = matches!(status, 204 | 304);
     if no_body && !content.body.is_empty() {
         let text = format!("a response of status {status} has no body; the guest's is dropped");
@@ -222,11 +223,13 @@ impl Way {
         let validators = validators.collect();
         let mut fields = content.fields.iter();
         let encoding = fields.rfind(|line| is(line, b"content-encoding")).cloned();
-        let early = exchange.kept.take_early();
-        content.trailers.extend(owned(&early.trailers));
+        let kept = &mut exchange.kept;
+        content.trailers.extend(owned(kept.early(FieldKind::ResponseTrailers)));
         let taken = |name: &[u8]| content.fields.iter().any(|line| is(line, name));
-        let mut fields: Vec<Line> =
-            owned(&early.fields).filter(|(name, _)| !is_single(name) || !taken(name)).collect();
+        let mut fields: Vec<Line> = owned(kept.early(FieldKind::Response))
+            .filter(|(name, _)| !is_single(name) || !taken(name))
+            .collect();
+        kept.forget_early();
         fields.append(&mut content.fields);
         content.fields = fields;
         let announced = length(content);

@@ -1,6 +1,6 @@
 //! [`Early`]: what guests set for a response before there is one.
 
-use super::policy::{is_guests_to_set, is_the_only_one};
+use super::policy::is_the_only_one;
 use crate::abi::FieldKind;
 
 /// Status, headers and trailers of a response that has not begun.
@@ -15,6 +15,11 @@ pub struct Early {
 }
 
 impl Early {
+    /// Whether nothing is set.
+    pub(super) fn is_nothing(&self) -> bool {
+        self.status.is_none() && self.fields.is_empty() && self.trailers.is_empty()
+    }
+
     /// Headers or trailers; no others belong to a response.
     pub(super) fn lines(&self, kind: FieldKind) -> &Lines {
         match kind.is_trailers() {
@@ -37,16 +42,6 @@ impl Early {
         }
     }
 
-    /// Drops what is not a guest's to set, which it was shown so far.
-    pub(super) fn finish(mut self) -> Self {
-        for kind in [FieldKind::Response, FieldKind::ResponseTrailers] {
-            let lines = self.lines_mut(kind);
-            let text = &lines.text;
-            lines.lines.retain(|line| is_guests_to_set(kind, line.of(text).0));
-        }
-        self
-    }
-
     /// Removes all lines called `name`.
     pub(super) fn remove(&mut self, kind: FieldKind, name: &[u8]) {
         self.lines_mut(kind).remove(name);
@@ -59,6 +54,10 @@ impl Early {
         }
     }
 }
+
+/// What guests usually set, and how long that is, beside the first.
+const USUAL: usize = 4;
+const USUAL_BYTES: usize = 128;
 
 /// Field lines in order, with the text of all of them in one piece.
 #[derive(Clone, Debug, Default)]
@@ -93,6 +92,10 @@ impl Lines {
     }
 
     fn push(&mut self, name: &[u8], value: &[u8]) {
+        if self.lines.capacity() == 0 {
+            self.lines.reserve(USUAL);
+            self.text.reserve(name.len() + value.len() + USUAL_BYTES);
+        }
         self.lines.push(Line { at: self.text.len(), name: name.len(), value: value.len() });
         self.text.extend_from_slice(name);
         self.text.extend_from_slice(value);

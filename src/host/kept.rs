@@ -3,6 +3,7 @@
 
 use super::budget::{Budget, TEMPLATE_MAX};
 use super::early::Early;
+use super::policy::is_guests_to_set;
 use super::{Phase, Refusal};
 use crate::abi::FieldKind;
 use crate::escaped::Escaped;
@@ -23,10 +24,20 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// Takes what guests set for the response, which begins. Lines that are not theirs to set are not
-    /// among it.
-    pub fn take_early(&mut self) -> Early {
-        std::mem::take(&mut self.early).finish()
+    /// Whether guests have set anything for the response.
+    pub fn has_early(&self) -> bool {
+        !self.early.is_nothing()
+    }
+
+    /// Headers or trailers that guests have set for the response, which begins. Lines that are not theirs
+    /// to set are not among them.
+    pub fn early(&self, kind: FieldKind) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.early.lines(kind).iter().filter(move |(name, _)| is_guests_to_set(kind, name))
+    }
+
+    /// What guests set for the response is in the response.
+    pub fn forget_early(&mut self) {
+        self.early = Early::default();
     }
 
     /// The status that guests have set.
@@ -64,10 +75,12 @@ impl Kept {
 
     /// A guest is called.
     pub(super) fn begin(&mut self, phase: Phase) {
-        if phase == Phase::Request {
+        if phase == Phase::Request && !(self.early.is_nothing() && self.saved.is_nothing()) {
             self.saved.clone_from(&self.early);
         }
-        self.last_line = (phase == Phase::Start).then(String::new);
+        if phase == Phase::Start || self.last_line.is_some() {
+            self.last_line = (phase == Phase::Start).then(String::new);
+        }
     }
 
     /// A line was logged. While an instance starts, the last one may say why it fails.

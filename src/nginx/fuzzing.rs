@@ -13,9 +13,9 @@ use nginx_sys::{ngx_hash_key, ngx_list_t, ngx_str_t, ngx_table_elt_t};
 use crate::abi::FieldKind;
 use crate::host::Chunk;
 use crate::host::early::Early;
+use crate::host::policy::is_guests_to_set;
 use crate::nginx::bench::Bench;
 pub use crate::nginx::bench::Place;
-use crate::nginx::exchange::host::copied;
 use crate::nginx::ngx::body;
 use crate::nginx::ngx::chain::{self, Reader};
 use crate::nginx::ngx::ffi::{self, bytes};
@@ -136,8 +136,8 @@ impl Live {
             early.add(FieldKind::Response, name, value);
         }
         let r = self.bench.request();
-        let lines = copied(r, &early.fields).expect(NO_MEMORY);
-        headers_out::merge(r, &lines).expect(NO_MEMORY);
+        let theirs = |(name, _): &(&[u8], _)| is_guests_to_set(FieldKind::Response, name);
+        headers_out::merge(r, early.fields.iter().filter(theirs)).expect(NO_MEMORY);
         self.outside = Outside::default();
     }
 

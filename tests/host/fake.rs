@@ -144,11 +144,12 @@ impl FakeExchange {
     /// What guests have set goes into the response, as where there is no next handler.
     fn begin_response(&mut self) {
         let exchange = &mut self.exchange;
-        let early = exchange.kept.take_early();
+        let kept = &mut exchange.kept;
         let owned = |(name, value): (&[u8], &[u8])| (name.to_vec(), value.to_vec());
-        exchange.status = early.status.or(exchange.status);
-        exchange.response_headers.extend(early.fields.iter().map(owned));
-        exchange.response_trailers.extend(early.trailers.iter().map(owned));
+        exchange.status = kept.status().or(exchange.status);
+        exchange.response_headers.extend(kept.early(FieldKind::Response).map(owned));
+        exchange.response_trailers.extend(kept.early(FieldKind::ResponseTrailers).map(owned));
+        kept.forget_early();
     }
 
     async fn park(&mut self) {

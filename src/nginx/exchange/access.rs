@@ -9,10 +9,11 @@ use std::rc::Rc;
 
 use nginx_sys::{ngx_http_request_t, ngx_int_t};
 
+use crate::abi::FieldKind;
 use crate::nginx::exchange::call::{Asked, Call};
 use crate::nginx::exchange::ctx::{Ctx, Due, Visit};
 use crate::nginx::exchange::events::DRIVER;
-use crate::nginx::exchange::host::{self, Plugin};
+use crate::nginx::exchange::host::Plugin;
 use crate::nginx::exchange::settings::{Listed, Location, forget_variables};
 use crate::nginx::exchange::shared::ClientBody;
 use crate::nginx::exchange::state::{Event, State, Step};
@@ -22,12 +23,13 @@ use crate::nginx::ngx::body;
 use crate::nginx::ngx::ffi::{
     AGAIN, DECLINED, DONE, ERROR, INTERNAL_SERVER_ERROR, NoMemory, OK, guard,
 };
+use crate::nginx::ngx::field::FieldLine;
 use crate::nginx::ngx::headers_in;
 use crate::nginx::ngx::headers_out::{self, Outside, trailers};
 use crate::nginx::ngx::log::{ERR, WARN};
 use crate::nginx::ngx::request::{GET, HEAD, Request};
 use crate::nginx::ngx::saved::SavedRequest;
-use crate::nginx::ngx::spool::Body;
+use crate::nginx::ngx::spool::{Body, Pieces};
 use crate::nginx::ngx::uri;
 
 /// `ngx_http_handler_pt` of the ACCESS phase.
@@ -224,15 +226,16 @@ fn pass(ctx: &Rc<Ctx>) -> Result<(), NoMemory> {
         }
     });
     let replaced = written.is_some();
-    let stored = match written {
-        Some(written) => body::replace(r, written),
-        None if ctx.client_body() == ClientBody::Ready => body::store(r).map(|()| Vec::new()),
-        None => Ok(Vec::new()),
-    };
-    ctx.keep(stored.map_err(|error| {
-        r.log().write(ERR, format_args!("http_wasm: cannot keep the request body: {error}"));
-        NoMemory
-    })?);
+    if replaced || ctx.client_body() == ClientBody::Ready {
+        let stored = match written {
+            Some(written) => body::replace(r, written),
+            None => body::store(r).map(|()| Pieces::new()),
+        };
+        ctx.keep(stored.map_err(|error| {
+            r.log().write(ERR, format_args!("http_wasm: cannot keep the request body: {error}"));
+            NoMemory
+        })?);
+    }
     if replaced || dirty {
         forget_variables(r);
     }
@@ -272,24 +275,27 @@ fn answer(ctx: &Rc<Ctx>) -> Result<ngx_int_t, NoMemory> {
     if rc != OK {
         return Ok(rc);
     }
-    let (early, own) = ctx
-        .with_io(|io| (io.kept.take_early(), std::mem::take(&mut io.response.own)))
-        .unwrap_or_default();
     r.set_status(status);
     // The guest's word is final; what it gave an ETag may be found unmodified, if it was asked for.
     let method = ctx.with_io(|io| io.request.sent_method).flatten().unwrap_or(r.method_number());
-    let tagged = matches!(method, GET | HEAD)
-        && early.fields.iter().any(|(name, _)| name.eq_ignore_ascii_case(b"etag"));
-    if !tagged || headers_in::has_precondition(r) {
-        r.ignore_conditions();
-    }
-    let mut outside = Outside::default();
-    for line in host::copied(r, &early.fields)? {
-        headers_out::add(r, &mut outside, line)?;
-    }
-    for line in host::copied(r, &early.trailers)? {
-        trailers::add(r, line)?;
-    }
+    let own = ctx.with_io(|io| {
+        let kept = &mut io.kept;
+        let is_tag = |(name, _): (&[u8], _)| name.eq_ignore_ascii_case(b"etag");
+        let tagged = matches!(method, GET | HEAD) && kept.early(FieldKind::Response).any(is_tag);
+        if !tagged || headers_in::has_precondition(r) {
+            r.ignore_conditions();
+        }
+        let mut outside = Outside::default();
+        for (name, value) in kept.early(FieldKind::Response) {
+            headers_out::add(r, &mut outside, FieldLine::copy(r, name, value)?)?;
+        }
+        for (name, value) in kept.early(FieldKind::ResponseTrailers) {
+            trailers::add(r, FieldLine::copy(r, name, value)?)?;
+        }
+        kept.forget_early();
+        Ok(std::mem::take(&mut io.response.own))
+    });
+    let own = own.unwrap_or_else(|| Ok(Body::default()))?;
     let no_body = matches!(status, 204 | 304);
     if no_body && !own.is_empty() {
         ctx.log().write(

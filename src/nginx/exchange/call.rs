@@ -50,9 +50,11 @@ pub(crate) struct Call<T> {
     future: Pin<Box<dyn Future<Output = T>>>,
     /// What it is a call of, until it is over; none if of neither.
     timed: Option<Timed>,
-    /// When its first turn began, and how long all were together.
+    /// When its first turn began.
     began: Option<Instant>,
+    /// How long all turns were together, and from the first one's beginning to the last one's end.
     spent: Duration,
+    lasted: Duration,
     /// What they cost the worker.
     ran: Ran,
 }
@@ -70,9 +72,15 @@ impl<T> Call<T> {
         timed: Option<Timed>,
         future: impl Future<Output = T> + 'static,
     ) -> Self {
-        let (began, zero) = (None, Duration::ZERO);
-        let (plugin, future) = (Rc::clone(plugin), Box::pin(future));
-        Call { plugin, future, timed, began, spent: zero, ran: Ran::default() }
+        Call {
+            plugin: Rc::clone(plugin),
+            future: Box::pin(future),
+            timed,
+            began: None,
+            spent: Duration::ZERO,
+            lasted: Duration::ZERO,
+            ran: Ran::default(),
+        }
     }
 
     /// Lets the guest run until it returns, waits, or has used up its slice.
@@ -82,10 +90,19 @@ impl<T> Call<T> {
         let mut context = Context::from_waker(Waker::noop());
         let poll = self.future.as_mut().poll(&mut context);
         self.ran = turn.end();
-        self.spent += began.elapsed();
+        let ended = Instant::now();
+        let spent = ended - began;
         match self.began {
-            None => self.began = Some(began),
-            Some(_) => self.ran.charge(TURN_COST),
+            None => {
+                self.began = Some(began);
+                self.spent = spent;
+                self.lasted = spent;
+            }
+            Some(first) => {
+                self.ran.charge(TURN_COST);
+                self.spent += spent;
+                self.lasted = ended - first;
+            }
         }
         poll
     }
@@ -94,7 +111,7 @@ impl<T> Call<T> {
     pub(crate) fn over(&mut self) -> Option<Times> {
         let timed = self.timed.take()?;
         self.plugin.meter().observe(timed, self.spent);
-        Some(Times { timed, lasted: self.began.map(|began| began.elapsed()) })
+        Some(Times { timed, lasted: self.began.map(|_| self.lasted) })
     }
 
     /// What it may run, once it has used that up in turns too short for the ticker to see.

@@ -203,15 +203,16 @@ impl Ctx {
     /// is a fault of ours: it is refused, and said loudly.
     pub(crate) fn enter(&self, next: State) {
         let (from, to) = (self.kind(), next.kind());
-        if !from.leads_to(to) {
-            self.log().write(
-                ALERT,
-                format_args!("http_wasm: an exchange cannot go from {from:?} to {to:?}"),
-            );
-            return;
+        match from.leads_to(to) {
+            true => drop(self.state.replace(next)),
+            false => self.refuse(from, to),
         }
-        let old = self.state.replace(next);
-        drop(old);
+    }
+
+    #[cold]
+    fn refuse(&self, from: Kind, to: Kind) {
+        self.log()
+            .write(ALERT, format_args!("http_wasm: an exchange cannot go from {from:?} to {to:?}"));
     }
 
     /// Looks at the state, or changes what it holds.
@@ -341,6 +342,9 @@ impl Ctx {
                 continue;
             }
             let plugin = &guest.plugin;
+            if self.visits.borrow().is_empty() {
+                return Ok(Some(plugin));
+            }
             let decided = self.decided.borrow();
             let applies = |it: &&Listed| !decided.contains(&(ptr::from_ref(*it), false));
             let lines = guests[..=at].iter().filter(applies);

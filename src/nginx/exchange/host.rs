@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use crate::abi::{Features, FieldKind, Level};
 use crate::host::budget::message_cost;
-use crate::host::early::Lines;
 use crate::host::kept::Kept;
 use crate::host::{Chunk, Host, Refusal, Sink, Source, Write, matching};
 use crate::nginx::exchange::settings::{Given, Http, Location};
@@ -219,11 +218,6 @@ where
             Fields::Trailers(lines) => lines.fold(init, f),
         }
     }
-}
-
-/// Lines that guests set before there was a response, in the memory of its request.
-pub(crate) fn copied(r: Request, lines: &Lines) -> Result<Vec<FieldLine>, NoMemory> {
-    lines.iter().map(|(name, value)| FieldLine::copy(r, name, value)).collect()
 }
 
 fn unreadable(error: std::io::Error) -> Refusal {

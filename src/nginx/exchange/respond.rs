@@ -9,20 +9,22 @@ use std::rc::Rc;
 
 use nginx_sys::{ngx_int_t, ngx_uint_t};
 
+use crate::abi::FieldKind;
+use crate::host::kept::Kept;
 use crate::nginx::exchange::call::{Call, Responded};
 use crate::nginx::exchange::collect::{self, Collected};
 use crate::nginx::exchange::ctx::{Ctx, Due, Visit};
-use crate::nginx::exchange::host;
 use crate::nginx::exchange::reply::{Change, Reply, forbids_body};
 use crate::nginx::exchange::settings::Location;
 use crate::nginx::exchange::state::{Collecting, Responding, State};
 use crate::nginx::exchange::task::{self, Progress};
 use crate::nginx::exchange::wait::Side;
 use crate::nginx::ngx::ffi::{BAD_GATEWAY, INTERNAL_SERVER_ERROR, NoMemory};
+use crate::nginx::ngx::field::FieldLine;
 use crate::nginx::ngx::headers_in;
 use crate::nginx::ngx::headers_out::{self, Outside, trailers};
 use crate::nginx::ngx::log::ERR;
-use crate::nginx::ngx::request::HEAD;
+use crate::nginx::ngx::request::{HEAD, Request};
 use crate::nginx::ngx::saved::SavedResponse;
 use crate::nginx::ngx::spool::Body;
 
@@ -40,22 +42,29 @@ pub(crate) enum Turn {
 /// in. Nothing is returned of one that passes as it comes from there on.
 pub(crate) fn begin(ctx: &Ctx) -> Result<Option<Box<Reply>>, NoMemory> {
     let r = ctx.request();
-    let (method, early) = ctx
-        .with_io(|io| {
-            io.response.body = Body::default();
-            (io.request.sent_method.take(), io.kept.take_early())
-        })
-        .unwrap_or_default();
+    let method = ctx.with_io(|io| {
+        io.response.body = Body::default();
+        io.request.sent_method.take()
+    });
     ctx.show_encoding()?;
-    let reply = match method {
+    let reply = match method.flatten() {
         None if passes(ctx) => None,
         method => Some(reply(ctx, method)),
     };
-    for line in host::copied(r, &early.trailers)? {
-        trailers::add(r, line)?;
-    }
-    headers_out::merge(r, &host::copied(r, &early.fields)?)?;
+    ctx.with_io(|io| merge(r, &mut io.kept)).unwrap_or(Ok(()))?;
     Ok(reply)
+}
+
+/// Merges in what guests set before there was a response.
+fn merge(r: Request, kept: &mut Kept) -> Result<(), NoMemory> {
+    if kept.has_early() {
+        for (name, value) in kept.early(FieldKind::ResponseTrailers) {
+            trailers::add(r, FieldLine::copy(r, name, value)?)?;
+        }
+        headers_out::merge(r, kept.early(FieldKind::Response))?;
+        kept.forget_early();
+    }
+    Ok(())
 }
 
 /// Whether no guest is called for the response or puts anything before its body, which comes by itself.

@@ -3,11 +3,11 @@
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::future::{Future, poll_fn};
 use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
 use nginx_sys::{ngx_table_elt_t, ngx_uint_t};
 
 use crate::host::kept::Kept;
@@ -20,7 +20,7 @@ use crate::nginx::ngx::headers_in;
 use crate::nginx::ngx::headers_out::Outside;
 use crate::nginx::ngx::request::Request;
 use crate::nginx::ngx::saved::{SavedRequest, SavedResponse};
-use crate::nginx::ngx::spool::Body;
+use crate::nginx::ngx::spool::{Body, Pieces};
 
 /// Whether the client's request body is there.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -94,12 +94,20 @@ pub(crate) trait Keeper {
 }
 
 /// What calls read and write, for the time of one: nobody else gets at it meanwhile.
-pub(crate) struct IoRef(Rc<dyn Keeper>);
+pub(crate) struct IoRef {
+    keeper: Rc<dyn Keeper>,
+    io: NonNull<Io>,
+}
 
 impl IoRef {
     /// Nothing while there is another one.
     pub(crate) fn of(keeper: Rc<dyn Keeper>) -> Option<Self> {
-        (!keeper.shared().lent.replace(true)).then_some(IoRef(keeper))
+        let shared = keeper.shared();
+        if shared.lent.replace(true) {
+            return None;
+        }
+        let io = NonNull::from(&shared.io).cast();
+        Some(IoRef { keeper, io })
     }
 }
 
@@ -107,21 +115,22 @@ impl Deref for IoRef {
     type Target = Io;
 
     fn deref(&self) -> &Io {
-        // SAFETY: `lent` is set: whoever else looks for it finds nothing, and this is the only loan.
-        unsafe { &*self.0.shared().io.get() }
+        // SAFETY: it is the keeper's, which is kept. `lent` is set: whoever else looks for it finds
+        // nothing, and this is the only one who has it.
+        unsafe { self.io.as_ref() }
     }
 }
 
 impl DerefMut for IoRef {
     fn deref_mut(&mut self) -> &mut Io {
         // SAFETY: as in `deref`.
-        unsafe { &mut *self.0.shared().io.get() }
+        unsafe { self.io.as_mut() }
     }
 }
 
 impl Drop for IoRef {
     fn drop(&mut self) {
-        self.0.shared().lent.set(false);
+        self.keeper.shared().lent.set(false);
     }
 }
 
@@ -134,7 +143,7 @@ pub(crate) struct Shared {
     need: Cell<Option<Need>>,
     body: Cell<ClientBody>,
     /// Bytes that nginx's buffers point at.
-    kept: Cell<Vec<Bytes>>,
+    kept: Cell<Pieces>,
     /// The client's `Accept-Encoding`, which the next handler is not to see.
     encoding: RefCell<Vec<ngx_table_elt_t>>,
     /// There is a response: guests see it again.
@@ -171,7 +180,10 @@ impl Shared {
     }
 
     /// Keeps bytes for as long as the request's output may need them.
-    pub(crate) fn keep(&self, bytes: Vec<Bytes>) {
+    pub(crate) fn keep(&self, bytes: Pieces) {
+        if bytes.is_empty() {
+            return;
+        }
         let mut kept = self.kept.take();
         kept.extend(bytes);
         self.kept.set(kept);
@@ -216,8 +228,11 @@ impl Shared {
     /// The request ends: the log shall have all of its headers. Whether that changed anything.
     pub(crate) fn put_encoding_back(&self) -> Result<bool, NoMemory> {
         let lines = self.encoding.take();
+        if lines.is_empty() {
+            return Ok(false);
+        }
         headers_in::put_back(self.r, &lines)?;
-        Ok(!lines.is_empty())
+        Ok(true)
     }
 
     /// Lines that guests find beside those that nginx has.

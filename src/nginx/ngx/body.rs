@@ -1,14 +1,13 @@
 //! The request body as nginx keeps it: reading it from where it is, keeping it for those who come
 //! after the guest, and putting another in its place.
 
-use bytes::Bytes;
 use nginx_sys::{ngx_buf_t, ngx_http_core_loc_conf_t, ngx_http_request_body_t, ngx_temp_file_t};
 
 use crate::nginx::ngx::chain::{Out, Reader};
 use crate::nginx::ngx::ffi::{self, NoMemory};
 use crate::nginx::ngx::headers_in;
 use crate::nginx::ngx::request::{PUT, Request};
-use crate::nginx::ngx::spool::{Body, Named, Room, SpoolError};
+use crate::nginx::ngx::spool::{Body, Named, Pieces, Room, SpoolError};
 
 /// A reader at the start of the body that nginx has read; empty when there is none.
 pub(crate) fn reader(r: Request) -> Reader {
@@ -52,7 +51,7 @@ pub(crate) fn room(r: Request) -> Room {
 
 /// Makes `body` the request body that everybody after the guest sees. What nginx read stays
 /// where it is, for guests that read it again; its temporary file goes with the request's pool.
-pub(crate) fn replace(r: Request, body: Body) -> Result<Vec<Bytes>, SpoolError> {
+pub(crate) fn replace(r: Request, body: Body) -> Result<Pieces, SpoolError> {
     let named = named(r);
     if named.is_none() && !body.is_in_file() {
         return Ok(replace_in_memory(r, body)?);
@@ -75,7 +74,7 @@ pub(crate) fn replace(r: Request, body: Body) -> Result<Vec<Bytes>, SpoolError> 
         out.push(r, buf)?;
     }
     set(r, out, file, len)?;
-    Ok(Vec::new())
+    Ok(Pieces::new())
 }
 
 /// Whether the body is to be in a file that has a name: WebDAV stores the one that the body of a PUT is
@@ -135,7 +134,7 @@ pub(crate) fn lose(r: Request) -> Result<(), NoMemory> {
     replace_in_memory(r, Body::default()).map(drop)
 }
 
-fn replace_in_memory(r: Request, body: Body) -> Result<Vec<Bytes>, NoMemory> {
+fn replace_in_memory(r: Request, body: Body) -> Result<Pieces, NoMemory> {
     let len = body.len();
     // proxy_pass and its like look for a null chain, not for an empty buffer, when there is no body.
     let (out, keep) = body.into_chain(r, len != 0)?;

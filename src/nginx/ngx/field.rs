@@ -5,37 +5,43 @@ use nginx_sys::{ngx_str_t, ngx_table_elt_t, ngx_uint_t};
 use crate::nginx::ngx::ffi::{self, NoMemory, bytes};
 use crate::nginx::ngx::request::Request;
 
-/// Name and value, NUL-terminated, with the name's lower case and hash: all that an element of
-/// nginx's lists points at, in one piece of the request's pool.
+/// Name and value, NUL-terminated: what an element of nginx's lists points at, in one piece of the
+/// request's pool.
 #[derive(Clone, Copy)]
 pub(crate) struct FieldLine {
     key: ngx_str_t,
     value: ngx_str_t,
-    lowcase: *mut u8,
-    hash: ngx_uint_t,
 }
 
 impl FieldLine {
     /// Copies a line into the request's pool.
     pub(crate) fn copy(r: Request, name: &[u8], value: &[u8]) -> Result<Self, NoMemory> {
         let (n, v) = (name.len(), value.len());
-        let at = r.allocate(2 * n + v + 3)?;
-        // SAFETY: room for the name twice and the value, each with a NUL, none of it overlapping
-        // what is copied; ngx_hash_strlow() writes as many bytes as it is told to read.
+        let at = r.allocate(n + v + 2)?;
+        // SAFETY: room for both, each with a NUL, none of it overlapping what is copied.
         unsafe {
-            let (lowcase, text) = (at.add(n + 1), at.add(2 * n + 2));
+            let text = at.add(n + 1);
             at.copy_from_nonoverlapping(name.as_ptr(), n);
             at.add(n).write(0);
-            let hash = nginx_sys::ngx_hash_strlow(lowcase, at, n);
-            lowcase.add(n).write(0);
             text.copy_from_nonoverlapping(value.as_ptr(), v);
             text.add(v).write(0);
             Ok(FieldLine {
                 key: ngx_str_t { len: n, data: at },
                 value: ngx_str_t { len: v, data: text },
-                lowcase,
-                hash,
             })
+        }
+    }
+
+    /// The name in lower case, NUL-terminated, and its hash: what elements of a request have beside.
+    pub(crate) fn lower(&self, r: Request) -> Result<(*mut u8, ngx_uint_t), NoMemory> {
+        let ngx_str_t { len, data } = self.key;
+        let lower = r.allocate(len + 1)?;
+        // SAFETY: room for the name and a NUL; ngx_hash_strlow() writes as many bytes as it is told to
+        // read.
+        unsafe {
+            let hash = nginx_sys::ngx_hash_strlow(lower, data, len);
+            lower.add(len).write(0);
+            Ok((lower, hash))
         }
     }
 
@@ -66,7 +72,8 @@ impl FieldLine {
         }
     }
 
-    /// Fills in an element.
+    /// Fills in an element of a response, except for its hash. nginx has no use for a name in lower case
+    /// there and often leaves it to chance.
     ///
     /// # Safety
     /// `element` must be room for one in the pool of the line's request.
@@ -76,8 +83,7 @@ impl FieldLine {
             ffi::ngx_http_wasm_init_header(element);
             (*element).key = self.key;
             (*element).value = self.value;
-            (*element).lowcase_key = self.lowcase;
-            (*element).hash = self.hash;
+            (*element).lowcase_key = self.key.data;
         }
     }
 }

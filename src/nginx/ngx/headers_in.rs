@@ -3,13 +3,9 @@
 //!
 //! Upstream modules do not look at `hash`, so a header is removed by building the list anew.
 
+use smallvec::SmallVec;
 use std::ffi::CStr;
 use std::slice;
-
-use nginx_sys::{
-    ngx_hash_find, ngx_http_core_main_conf_t, ngx_http_header_t, ngx_http_variable_t, ngx_str_t,
-    ngx_table_elt_t, ngx_uint_t,
-};
 
 use crate::host::policy::frames_request;
 use crate::http::host_name;
@@ -17,6 +13,10 @@ use crate::nginx::ngx::ffi::{self, NoMemory, OK, bytes};
 use crate::nginx::ngx::field::FieldLine;
 use crate::nginx::ngx::list::{self, Elements};
 use crate::nginx::ngx::request::{Request, empty};
+use nginx_sys::{
+    ngx_hash_find, ngx_http_core_main_conf_t, ngx_http_header_t, ngx_http_variable_t, ngx_str_t,
+    ngx_table_elt_t, ngx_uint_t,
+};
 
 /// Variables whose value nginx keeps after the first look and that mirror the request line, the
 /// headers or the body.
@@ -49,16 +49,18 @@ pub(crate) fn fields<'a>(r: Request) -> impl Iterator<Item = (&'a [u8], &'a [u8]
 }
 
 /// The values of all header lines called `name`: what guests ask for most. Of lines whose names have
-/// another length nothing else is looked at.
+/// another length nothing else is looked at; most guests write them as the client or in lower case.
 pub(crate) fn values<'a>(r: Request, name: &[u8], mut found: impl FnMut(&'a [u8])) {
-    // SAFETY: as in `fields`.
+    // SAFETY: as in `fields`; a key in lower case is as long as the key.
     unsafe {
         Elements::of(&raw const (*r.as_ptr()).headers_in.headers).for_each(|element| {
-            if (*element).key.len == name.len() {
-                let (key, value) = field(element);
-                if key.eq_ignore_ascii_case(name) {
-                    found(value);
-                }
+            if (*element).key.len != name.len() {
+                return;
+            }
+            let (key, value) = field(element);
+            let lower = ngx_str_t { len: key.len(), data: (*element).lowcase_key };
+            if bytes(lower) == name || key.eq_ignore_ascii_case(name) {
+                found(value);
             }
         });
     }
@@ -155,15 +157,16 @@ pub(crate) fn set(r: Request, line: FieldLine) -> Result<(), NoMemory> {
     if frames_request(name) {
         return Ok(());
     }
-    let mut found = matching(r, name);
-    match (found.next(), found.next()) {
+    let mut found: SmallVec<[_; 4]> = SmallVec::new();
+    matching(r, name).for_each(|element| found.push(element));
+    match found[..] {
         // The usual case: change the value where it stands; every slot goes on pointing at it.
-        (Some(element), None) => {
+        [element] => {
             // SAFETY: the element is in the live request's list and has that name.
             unsafe { line.take_place_of(element) }
         }
-        (None, _) => push(r, line)?,
-        (Some(_), Some(_)) => {
+        [] => push(r, line)?,
+        _ => {
             rebuild_without(r, name)?;
             push(r, line)?;
         }
@@ -198,16 +201,22 @@ pub(crate) fn remove(r: Request, name: &[u8]) -> Result<(), NoMemory> {
 
 fn matching(r: Request, name: &[u8]) -> impl Iterator<Item = *mut ngx_table_elt_t> {
     // SAFETY: as in `fields`; the list is not changed while the iterator is in use.
-    unsafe { Elements::of(&raw const (*r.as_ptr()).headers_in.headers) }
-        .filter(move |&element| unsafe { field(element) }.0.eq_ignore_ascii_case(name))
+    unsafe { Elements::of(&raw const (*r.as_ptr()).headers_in.headers) }.filter(
+        move |&element| unsafe {
+            (*element).key.len == name.len() && field(element).0.eq_ignore_ascii_case(name)
+        },
+    )
 }
 
 /// Appends an element, complete with hash and lower-case key, and links its slot.
 pub(crate) fn push(r: Request, line: FieldLine) -> Result<(), NoMemory> {
+    let (lower, hash) = line.lower(r)?;
     // SAFETY: the list is the live request's; the element is fully initialised before it is linked.
     unsafe {
         let element = list::push(r, &raw mut (*r.as_ptr()).headers_in.headers)?;
         line.write_to(element);
+        (*element).lowcase_key = lower;
+        (*element).hash = hash;
         link(r, element)
     }
 }

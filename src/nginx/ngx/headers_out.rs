@@ -11,6 +11,7 @@ use std::mem::offset_of;
 use nginx_sys::{
     ngx_http_headers_out_t, ngx_int_t, ngx_list_t, ngx_str_t, ngx_table_elt_t, ngx_uint_t, time_t,
 };
+use smallvec::SmallVec;
 
 use crate::host::policy::{frames_response, is_single, is_validator};
 use crate::nginx::ngx::ffi::{self, NoMemory, bytes};
@@ -176,44 +177,45 @@ pub(crate) fn remove(r: Request, outside: &mut Outside, name: &[u8]) -> Result<(
 
 /// Merges what guests set before the next handler ran into that handler's response. The guests'
 /// lines come first, as a part of their own before nginx's list: its elements must not move, slots
-/// point at them. For headers of which there is one, the handler wins.
-pub(crate) fn merge(r: Request, early: &[FieldLine]) -> Result<(), NoMemory> {
-    if early.is_empty() {
+/// point at them. For headers of which there is one, the handler wins. Lines that are not guests' to set
+/// are not among them.
+pub(crate) fn merge<'l>(
+    r: Request,
+    early: impl Iterator<Item = (&'l [u8], &'l [u8])>,
+) -> Result<(), NoMemory> {
+    let present = Outside::default();
+    let mut lines: SmallVec<[FieldLine; 4]> = SmallVec::new();
+    for (name, value) in early {
+        let taken = || fields(r, &present).any(|(other, _)| name.eq_ignore_ascii_case(other));
+        if !(is_single(name) && taken()) {
+            lines.push(FieldLine::copy(r, name, value)?);
+        }
+    }
+    if lines.is_empty() {
         return Ok(());
     }
-    let present = Outside::default();
-    let lines: Vec<_> = early
-        .iter()
-        .filter(|line| {
-            let name = line.name();
-            let single = is_single(name);
-            let taken = || fields(r, &present).any(|(other, _)| name.eq_ignore_ascii_case(other));
-            let ours = frames_response(name) || is(name, "content-length");
-            !(ours || single && taken())
-        })
-        .collect();
     let out = out(r);
     // SAFETY: the request is live.
     if unsafe { (*out).headers.part.nelts } == 0 {
         // Nothing to go before. nginx looks at the first element of every further part without
         // asking whether there is one: an empty part must not get behind another.
-        for &line in lines {
+        for line in lines {
             set_or_push(r, line)?;
         }
         return Ok(());
     }
-    let (types, lines): (Vec<&FieldLine>, Vec<_>) =
-        lines.into_iter().partition(|line| is(line.name(), "content-type"));
-    if let Some(line) = types.last() {
+    let is_type = |line: &FieldLine| is(line.name(), "content-type");
+    if let Some(line) = lines.iter().rfind(|line| is_type(line)) {
         set_content_type(r, line.nginx_value());
+        lines.retain(|line| !is_type(line));
     }
     // SAFETY: the list is the live request's and not empty; `fill` initialises what it is given.
     unsafe {
         list::put_before(r, &raw mut (*out).headers, lines.len(), |at, element| {
-            fill(r, element, *lines[at]);
+            fill(r, element, lines[at]);
         })?;
     }
-    link_all(r)
+    lines.iter().try_for_each(|line| link(r, line.name()))
 }
 
 fn without_parameters(content_type: &[u8]) -> &[u8] {

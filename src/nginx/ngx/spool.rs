@@ -7,12 +7,16 @@ use std::os::unix::fs::FileExt;
 
 use bytes::Bytes;
 use nginx_sys::{ngx_buf_t, ngx_file_t, ngx_http_core_loc_conf_t, ngx_path_t, ngx_temp_file_t};
+use smallvec::SmallVec;
 
 use crate::host::Chunk;
 use crate::host::policy::RESPONSE_MAX;
 use crate::nginx::ngx::chain::Out;
 use crate::nginx::ngx::ffi::{self, NoMemory, OK};
 use crate::nginx::ngx::request::Request;
+
+/// Bytes that buffers point at: mostly one piece.
+pub(crate) type Pieces = SmallVec<[Bytes; 1]>;
 
 /// How much of a body may be in memory, and how large it may be at all, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +60,7 @@ pub(crate) struct Body(Option<Box<Spool>>);
 #[derive(Default)]
 struct Spool {
     /// Complete pieces, in order.
-    pieces: Vec<Piece>,
+    pieces: SmallVec<[Piece; 1]>,
     /// What follows them, still growing.
     tail: Vec<u8>,
     file: Option<TempFile>,
@@ -230,13 +234,13 @@ impl Body {
     /// a special buffer then (a buffer of size zero that is not special is an error in nginx's
     /// writer), else no chain at all. The bytes in memory must outlive the request's output, which
     /// is why they are returned to be kept with the request.
-    pub(crate) fn into_chain(self, r: Request, last: bool) -> Result<(Out, Vec<Bytes>), NoMemory> {
-        let pieces = self.0.map_or_else(Vec::new, |mut spool| {
+    pub(crate) fn into_chain(self, r: Request, last: bool) -> Result<(Out, Pieces), NoMemory> {
+        let pieces = self.0.map_or_else(SmallVec::new, |mut spool| {
             spool.seal();
             spool.pieces
         });
         let mut out = Out::default();
-        let mut keep = Vec::new();
+        let mut keep = Pieces::new();
         let count = pieces.len();
         for (at, piece) in pieces.into_iter().enumerate() {
             let buf = r.zeroed::<ngx_buf_t>()?;
