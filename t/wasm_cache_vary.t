@@ -23,7 +23,7 @@ select STDOUT; $| = 1;
 
 my @guests = qw/ holds sleeps writes /;
 
-my $t = Test::Nginx->new()->has(qw/http proxy cache gzip gzip_static slice/)->plan(6 * @guests + 21);
+my $t = Test::Nginx->new()->has(qw/http proxy cache gzip gzip_static slice/)->plan(6 * @guests + 24);
 
 $t->write_file_expand('nginx.conf', <<'EOF');
 
@@ -81,6 +81,8 @@ http {
         location /static { gzip_static on; root %%TESTDIR%%; }
         location /before { http_wasm writes.wat; http_wasm fails.wat; proxy_pass http://127.0.0.1:8081; error_page 500 =200 /static; }
         location /tries { http_wasm holds.wat; try_files /none /says; }
+        location /fails_open { http_wasm holds.wat; try_files /none /traps; }
+        location /traps { http_wasm traps.wat; http_wasm_on_error open; proxy_pass http://127.0.0.1:8081; }
 
         location /slices {
             http_wasm holds.wat;
@@ -169,6 +171,10 @@ guest($t, 'says.wat', <<'EOF');
   (func (export "handle_request") (result i64) (call $set_req &"accept-encoding" &"identity") (i64.const 1))
 EOF
 
+guest($t, 'traps.wat', <<'EOF');
+  (func (export "handle_request") (result i64) (call $del_req &"accept-encoding") unreachable)
+EOF
+
 guest($t, 'fails.wat', <<'EOF');
   (func (export "handle_response") (param i32 i32) unreachable)
 EOF
@@ -224,6 +230,12 @@ for my $case ([ '/failed?to=strips', '-' ], [ '/failed?to=says', 'identity' ], [
 	is(header($r, 'x-finds') // 0, 0, "$uri: what was removed is gone");
 }
 is(logged('/strips', 1) . ', ' . logged('/says', 2), '-, identity, identity', 'logged');
+
+# Of a guest that fails, and without which the request goes on, nothing is left.
+my $open = curl('-H', 'Accept-Encoding: gzip', '/fails_open');
+is(header($open, 'X-Asked') // '', 'for', 'on_error open: the next handler is not asked for an encoding');
+is(header($open, 'Content-Encoding') // 'none', 'gzip', 'on_error open: nginx compresses');
+is(logged('/traps', 1), 'gzip', 'on_error open: logged');
 
 # Somebody still has the body: what comes instead of a response that failed is not compressed either.
 is(content(curl('--compressed', '/failed?to=static')), 'not compressed', 'gzip_static behind a response that failed');

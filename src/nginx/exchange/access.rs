@@ -28,7 +28,6 @@ use crate::nginx::ngx::headers_in;
 use crate::nginx::ngx::headers_out::{self, Outside, trailers};
 use crate::nginx::ngx::log::{ERR, WARN};
 use crate::nginx::ngx::request::{GET, HEAD, Request};
-use crate::nginx::ngx::saved::SavedRequest;
 use crate::nginx::ngx::spool::{Body, Pieces};
 use crate::nginx::ngx::uri;
 
@@ -135,7 +134,7 @@ fn leave(ctx: &Rc<Ctx>) -> Result<(), NoMemory> {
 fn begin(ctx: &Rc<Ctx>, plugin: &Rc<Plugin>) -> Call<Asked> {
     let r = ctx.request();
     ctx.with_io(|io| {
-        io.request.saved = plugin.fails_open().then(|| Box::new(SavedRequest::of(r)));
+        io.request.saved = plugin.fails_open().then(|| Box::new(ctx.before()));
         io.request.body = None;
         io.request.written = None;
         io.request.uri = match r.unparsed_uri() {
@@ -201,7 +200,7 @@ fn finish(ctx: &Rc<Ctx>, asked: Asked) -> Result<Then, NoMemory> {
             match saved {
                 None => Ok(Then::End(status)),
                 Some(saved) => {
-                    saved.restore(r)?;
+                    ctx.restore(*saved)?;
                     pass(ctx)?;
                     Ok(Then::Next)
                 }

@@ -62,7 +62,7 @@ pub(crate) struct RequestSide {
     /// Something that nginx variables mirror was changed.
     pub(crate) dirty: bool,
     /// What a failing guest's changes are undone with, where the request is to go on without it.
-    pub(crate) saved: Option<Box<SavedRequest>>,
+    pub(crate) saved: Option<Box<Before>>,
 }
 
 /// What calls know and change of the response.
@@ -84,6 +84,12 @@ pub(crate) struct ResponseSide {
     pub(crate) outside: Outside,
     /// As [`RequestSide::saved`].
     pub(crate) saved: Option<Box<SavedResponse>>,
+}
+
+/// A request before a guest's call, and what of it the next handler is not to see.
+pub(crate) struct Before {
+    request: SavedRequest,
+    encoding: Vec<ngx_table_elt_t>,
 }
 
 const ENCODING: &[u8] = b"accept-encoding";
@@ -199,6 +205,18 @@ impl Shared {
             self.shows_encoding.set(false);
         }
         Ok(any)
+    }
+
+    /// The request as it is, in its access phase.
+    pub(crate) fn before(&self) -> Before {
+        let encoding = self.encoding.borrow().clone();
+        Before { request: SavedRequest::of(self.r), encoding }
+    }
+
+    /// Puts everything back.
+    pub(crate) fn restore(&self, before: Before) -> Result<(), NoMemory> {
+        self.encoding.replace(before.encoding);
+        before.request.restore(self.r)
     }
 
     /// There is a response: guests see what the client accepts, and so do filters that compress.
