@@ -116,6 +116,37 @@ fn what_is_not_a_guest_says_what_it_is() {
     }
 }
 
+// Nothing may copy without end: where there is no room for what does it in pieces, there is no guest.
+#[test]
+fn a_guest_whose_copies_cannot_be_put_in_pieces_is_refused() {
+    use wasm_encoder::{
+        CodeSection, Function, FunctionSection, MemorySection, MemoryType, Module, TypeSection,
+    };
+    let guest = |types: usize| {
+        let (mut sections, mut memories) = (TypeSection::new(), MemorySection::new());
+        (0..types).for_each(|_| sections.ty().function([], []));
+        let memory = MemoryType {
+            minimum: 1,
+            maximum: None,
+            memory64: false,
+            shared: false,
+            page_size_log2: None,
+        };
+        memories.memory(memory);
+        let mut fills = Function::new([(3, wasm_encoder::ValType::I32)]);
+        fills.instructions().local_get(0).local_get(1).local_get(2).memory_fill(0).end();
+        let mut code = CodeSection::new();
+        code.function(&fills);
+        let mut module = Module::new();
+        module.section(&sections).section(FunctionSection::new().function(0));
+        module.section(&memories).section(&code);
+        module.finish()
+    };
+    assert!(compile(&ENGINE, &guest(1)).is_ok());
+    let error = compile_error(&guest(1_000_000));
+    assert!(error.contains("types count exceeds limit of 1000000"), "{error}");
+}
+
 #[test]
 fn mistakes_in_text_have_a_position() {
     let error = compile_error(b"(module\n  (func (i32.ad)))");
