@@ -12,6 +12,7 @@ mod outline;
 mod pieces;
 pub mod pool;
 pub mod precompiled;
+pub mod reset;
 #[cfg(feature = "restless")]
 mod restless;
 mod segments;

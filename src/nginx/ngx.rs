@@ -14,6 +14,7 @@ pub(crate) mod list;
 pub(crate) mod log;
 pub(crate) mod module;
 pub(crate) mod output;
+pub(crate) mod pages;
 pub(crate) mod request;
 pub(crate) mod saved;
 pub(crate) mod spool;

@@ -2,8 +2,8 @@
 //! linking ahead, start functions. Every [`LoadError`] about a guest is born here.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use wasmtime::{
@@ -15,6 +15,7 @@ use super::error::{Exit, LoadError, Timeout};
 use super::instance::{Data, Instance, Loan};
 use super::outline::outline;
 use super::pieces::in_pieces;
+use super::reset::{self, FindWritten, Pristine, exporting};
 use super::segments::joined;
 use super::snapshot::Start;
 use super::ticker::Pace;
@@ -56,8 +57,8 @@ pub struct Dir {
     pub writable: bool,
 }
 
-/// Compiles a core module in binary or text format, with its data segments [joined](super::segments) and
-/// its bulk instructions [in pieces](super::pieces).
+/// Compiles a core module in binary or text format, with its data segments [joined](super::segments), its
+/// bulk instructions [in pieces](super::pieces) and what an instance needs to be [reset](super::reset).
 pub fn compile(engine: &Engine, bytes: &[u8]) -> Result<Module, LoadError> {
     // Version 13, layer 1: what component tools write.
     if bytes.starts_with(b"\0asm\x0d\0\x01\0") {
@@ -87,7 +88,8 @@ pub fn compile(engine: &Engine, bytes: &[u8]) -> Result<Module, LoadError> {
 /// What is compiled in the place of a guest.
 fn rewritten(wasm: &[u8]) -> Option<Vec<u8>> {
     let joined = joined(wasm);
-    in_pieces(joined.as_deref().unwrap_or(wasm)).or(joined)
+    let pieces = in_pieces(joined.as_deref().unwrap_or(wasm)).or(joined);
+    exporting(pieces.as_deref().unwrap_or(wasm)).or(pieces)
 }
 
 /// Text format starts with a parenthesis or a comment.
@@ -107,6 +109,10 @@ pub struct Guest<H: Host> {
     imports_wasi: bool,
     handles_responses: bool,
     exit_was_reported: AtomicBool,
+    /// With what instances are reset, if they are.
+    find_written: Option<FindWritten>,
+    /// To what.
+    pristine: OnceLock<Pristine>,
 }
 
 impl<H: Host> Guest<H> {
@@ -132,6 +138,8 @@ impl<H: Host> Guest<H> {
             imports_wasi,
             handles_responses: true,
             exit_was_reported: AtomicBool::new(false),
+            find_written: None,
+            pristine: OnceLock::new(),
         })
     }
 
@@ -159,6 +167,29 @@ impl<H: Host> Guest<H> {
         self
     }
 
+    /// The guest with instances that can be [reset](Guest::reset), if all that one does before its first
+    /// call is the same each time. To be said after [`Guest::with`].
+    pub fn resettable(mut self, find_written: FindWritten) -> Self {
+        let starts = self.start == Start::Run && self.exports.start.is_some();
+        if !starts && reset::is_possible(self.pre.module()) {
+            self.find_written = Some(find_written);
+        }
+        self
+    }
+
+    /// Makes an instance what it was before its first call; `false` where a new one is needed for that.
+    pub fn reset(&self, instance: &mut Instance<H>) -> bool {
+        let (Some(find_written), Some(pristine)) = (self.find_written, self.pristine.get()) else {
+            return false;
+        };
+        let wasi = match self.imports_wasi.then(|| Wasi::new(&self.settings)) {
+            Some(Err(_)) => return false,
+            Some(Ok(wasi)) => Some(wasi),
+            None => None,
+        };
+        instance.reset(pristine, find_written, wasi)
+    }
+
     /// Whether `handle_response` is to be called.
     pub fn handles_responses(&self) -> bool {
         self.handles_responses
@@ -180,8 +211,16 @@ impl<H: Host> Guest<H> {
     /// Not to be called in a process that forks later and whose children call it too, for guests
     /// that import WASI: the children would share the state of the random number generator.
     pub async fn start(&self, host: H) -> Result<Instance<H>, LoadError> {
-        let (store, instance) = self.run_start(host).await?;
-        Instance::new(store, instance, &self.exports)
+        let (mut store, instance) = self.run_start(host).await?;
+        let globals = match self.find_written {
+            Some(_) => reset::globals(&mut store, instance),
+            None => Vec::new(),
+        };
+        let instance = Instance::new(store, instance, &self.exports, globals)?;
+        if self.find_written.is_some() {
+            self.pristine.get_or_init(|| Pristine::of(instance.memory()));
+        }
+        Ok(instance)
     }
 
     /// [`Guest::start`], as the engine sees it.

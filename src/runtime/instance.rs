@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
-use wasmtime::{Extern, Memory, ModuleExport, Store, Trap, TypedFunc};
+use wasmtime::{Extern, Global, Memory, ModuleExport, Store, Trap, TypedFunc, Val};
 
 use super::error::{CallError, Cause, Exit, LoadError, Timeout};
 use super::guest::{Exports, Settings, function};
+use super::reset::{FindWritten, Pristine, Ranges};
 use super::ticker::Pace;
 use super::wasi::Wasi;
 use super::{Limiter, backtrace, describe};
@@ -62,6 +63,8 @@ pub struct Instance<H: Host> {
     // Kept, because looking them up costs more than calling them.
     handle_request: TypedFunc<(), u64>,
     handle_response: Option<TypedFunc<(u32, u32), ()>>,
+    /// Its globals before its first call, if it can be reset.
+    globals: Vec<(Global, Val)>,
     /// Where that is until it is needed: an instance that serves one request may never come to it.
     response_at: (wasmtime::Instance, ModuleExport),
 }
@@ -71,6 +74,7 @@ impl<H: Host> Instance<H> {
         mut store: Store<Data<H>>,
         instance: wasmtime::Instance,
         exports: &Exports,
+        globals: Vec<(Global, Val)>,
     ) -> Result<Self, LoadError> {
         let failed = |error| LoadError::Instantiate(describe(&error));
         let memory = instance.get_module_export(&mut store, &exports.memory);
@@ -84,6 +88,7 @@ impl<H: Host> Instance<H> {
                 .map_err(failed)?,
             handle_response: None,
             response_at: (instance, exports.handle_response),
+            globals,
             store,
         })
     }
@@ -142,6 +147,39 @@ impl<H: Host> Instance<H> {
     /// Instructions that it has executed, start functions included, if its engine counts.
     pub fn instructions(&self) -> Option<u64> {
         self.store.get_fuel().ok().map(|left| u64::MAX - left)
+    }
+
+    /// Its memory.
+    pub fn memory(&self) -> &[u8] {
+        self.memory.data(&self.store)
+    }
+
+    /// The values of its globals that can change, if it can be reset.
+    pub fn globals(&mut self) -> Vec<Val> {
+        self.globals.iter().map(|(global, _)| global.get(&mut self.store)).collect()
+    }
+
+    /// As [`super::guest::Guest::reset`]. Where it fails the instance is not to be used any more.
+    pub(super) fn reset(
+        &mut self,
+        pristine: &Pristine,
+        find_written: FindWritten,
+        wasi: Option<Wasi>,
+    ) -> bool {
+        let mut written = Ranges::new();
+        let memory = self.memory.data(&self.store);
+        if self.is_poisoned() || !pristine.fits(memory) || !find_written(memory, &mut written) {
+            return false;
+        }
+        let memory = self.memory.data_mut(&mut self.store);
+        written.into_iter().for_each(|range| pristine.restore(memory, range));
+        for (global, value) in &self.globals {
+            if global.set(&mut self.store, *value).is_err() {
+                return false;
+            }
+        }
+        self.store.data_mut().wasi = wasi;
+        true
     }
 
     /// Size of the guest's memory. It never shrinks.

@@ -21,7 +21,7 @@ use std::hash::{Hash, Hasher};
 use sha2::{Digest, Sha256};
 
 use super::error::LoadError;
-use super::{Engine, Module, describe, pieces, segments};
+use super::{Engine, Module, describe, pieces, reset, segments};
 
 /// A SHA-256 digest.
 pub type Sha256Digest = [u8; 32];
@@ -184,7 +184,7 @@ pub fn engine_digest(engine: &Engine) -> Sha256Digest {
     }
     let mut hasher = Sha256Hasher(Sha256::new());
     engine.wasm().precompile_compatibility_hash().hash(&mut hasher);
-    (pieces::EDITION, segments::EDITION).hash(&mut hasher);
+    [pieces::EDITION, segments::EDITION, reset::EDITION].hash(&mut hasher);
     hasher.0.finalize().into()
 }
 

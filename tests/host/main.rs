@@ -13,6 +13,7 @@ mod limits;
 mod loading;
 mod message;
 mod permissions;
+mod reset;
 mod snapshot;
 mod support;
 mod time;

@@ -18,6 +18,7 @@ use crate::nginx::guests::plugin::{OnError, PoolSettings};
 use crate::nginx::guests::status::Identified;
 use crate::nginx::guests::worker;
 use crate::nginx::ngx::log::{Escaped, NOTICE, WARN};
+use crate::nginx::ngx::pages::find_written;
 use crate::runtime::error::LoadError;
 use crate::runtime::guest::{Guest, Settings};
 use crate::runtime::inspect::ignores_responses;
@@ -146,6 +147,11 @@ impl Loader {
         let guest = Guest::new(&shared.engine, &ready.module, key.settings.clone());
         let guest = guest.map_err(|error| one_line(cf, &error))?.with(ready.start);
         let guest = guest.ignoring_responses(ready.ignores_responses);
+        // In the place of a new instance.
+        let guest = match key.pool.requests {
+            1 => guest.resettable(find_written),
+            _ => guest,
+        };
         self.kept.push(ready);
         worker::note_slice(key.settings.limits.slice);
         let identified = Identified {

@@ -395,9 +395,15 @@ impl<H: Host> Lease<H> {
 
 impl<H: Host> Drop for Lease<H> {
     fn drop(&mut self) {
-        let instance = self.instance.take();
-        let served = self.served + 1;
+        let mut instance = self.instance.take();
+        let mut served = self.served + 1;
         let PoolSettings { idle, requests, .. } = self.plugin.settings;
+        if served >= requests
+            && let Some(instance) = &mut instance
+            && self.plugin.guest.reset(instance)
+        {
+            served = 0;
+        }
         if let Some(pool) = self.plugin.pool.borrow_mut().as_mut() {
             match instance {
                 Some(mut instance) if !instance.is_poisoned() && served < requests => {
