@@ -244,7 +244,7 @@ const OF_FILE: u64 = 1 << 61;
 pub fn read_page_map(memory: &[u8], written: &mut Ranges) -> bool {
     let page = rustix::param::page_size();
     let start = memory.as_ptr().addr();
-    if start % page != 0 {
+    if !start.is_multiple_of(page) {
         return false;
     }
     let read = with_page_map(|map| {
