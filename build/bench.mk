@@ -12,6 +12,16 @@ bench: deps deps-bench $(if $(MODULE),nginx-debian,module) ## install and build 
 		$(if $(QUICK),-quick) $(if $(ONLY),-only $(ONLY))
 	$(if $(WRITE),@$(MAKE) --no-print-directory bench-page)
 
+.PHONY: bench-compare
+bench-compare: deps deps-bench module ## count the instructions of a request before and after: BASE=commit, ONLY=headers,empty
+	@test -n "$(BASE)" || { echo 'usage: make bench-compare BASE=commit' >&2; exit 2; }
+	rm -rf target/bench/base && mkdir -p target/bench/base && git archive $(BASE) | tar -x -C target/bench/base
+	cd target/bench/base && NGINX_SOURCE_DIR=$(DEBIAN_TREE) NGINX_BUILD_DIR=$(DEBIAN_TREE)/objs \
+		timeout -k 10 3600 $(CARGO) rustc --release --locked --lib --crate-type cdylib
+	cp target/release/lib$(NAME).so target/bench/base.so
+	timeout -k 10 3600 tests/bench/run.sh $(DEBIAN_NGINX) $(DEBIAN_MODULE) $(DEBIAN_TREE) -base $(CURDIR)/target/bench/base.so \
+		$(if $(ONLY),-only $(ONLY))
+
 .PHONY: bench-page
 bench-page: ## write docs/benchmarks.md and its charts from the last run of bench
 	target/bench/bench -dir target/bench -page docs

@@ -44,11 +44,15 @@ func main() {
 	flag.BoolVar(&s.Quick, "quick", false, "a smoke run: one round, short curves")
 	flag.StringVar(&s.Only, "only", "", "comma-separated keys of jobs and curves, or reload")
 	page := flag.String("page", "", "write the page into this directory from the last run, and measure nothing")
+	base := flag.String("base", "", "another build of our module: compare the instructions of both, and measure nothing else")
 	flag.Parse()
 
 	results := filepath.Join(s.Dir, "results.json")
 	if *page != "" {
 		exit(writePage(*page, results))
+	}
+	if *base != "" {
+		exit(compare(&s, *base))
 	}
 	exit(run(&s, results))
 }
