@@ -109,8 +109,8 @@ pub struct Guest<H: Host> {
     imports_wasi: bool,
     handles_responses: bool,
     exit_was_reported: AtomicBool,
-    /// With what instances are reset, if they are.
-    find_written: Option<FindWritten>,
+    /// With what instances are reset, if they are, and up to where the memory of a new one is not zero.
+    reset: Option<(FindWritten, usize)>,
     /// To what.
     pristine: OnceLock<Pristine>,
 }
@@ -138,7 +138,7 @@ impl<H: Host> Guest<H> {
             imports_wasi,
             handles_responses: true,
             exit_was_reported: AtomicBool::new(false),
-            find_written: None,
+            reset: None,
             pristine: OnceLock::new(),
         })
     }
@@ -171,17 +171,19 @@ impl<H: Host> Guest<H> {
     /// call is the same each time. To be said after [`Guest::with`].
     pub fn resettable(mut self, find_written: FindWritten) -> Self {
         let starts = self.start == Start::Run && self.exports.start.is_some();
-        if !starts && reset::is_possible(self.pre.module()) {
-            self.find_written = Some(find_written);
-        }
+        let initial_bytes = reset::initial_bytes(self.pre.module()).filter(|_| !starts);
+        self.reset = initial_bytes.map(|bytes| (find_written, bytes));
         self
     }
 
     /// Makes an instance what it was before its first call; `false` where a new one is needed for that.
     pub fn reset(&self, instance: &mut Instance<H>) -> bool {
-        let (Some(find_written), Some(pristine)) = (self.find_written, self.pristine.get()) else {
+        let (Some((find_written, _)), Some(pristine)) = (self.reset, self.pristine.get()) else {
             return false;
         };
+        if instance.is_poisoned() {
+            return false;
+        }
         let wasi = match self.imports_wasi.then(|| Wasi::new(&self.settings)) {
             Some(Err(_)) => return false,
             Some(Ok(wasi)) => Some(wasi),
@@ -212,13 +214,13 @@ impl<H: Host> Guest<H> {
     /// that import WASI: the children would share the state of the random number generator.
     pub async fn start(&self, host: H) -> Result<Instance<H>, LoadError> {
         let (mut store, instance) = self.run_start(host).await?;
-        let globals = match self.find_written {
+        let globals = match self.reset {
             Some(_) => reset::globals(&mut store, instance),
             None => Vec::new(),
         };
         let instance = Instance::new(store, instance, &self.exports, globals)?;
-        if self.find_written.is_some() {
-            self.pristine.get_or_init(|| Pristine::of(instance.memory()));
+        if let Some((_, end)) = self.reset {
+            self.pristine.get_or_init(|| Pristine::of(instance.memory(), end));
         }
         Ok(instance)
     }

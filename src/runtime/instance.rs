@@ -7,7 +7,7 @@ use wasmtime::{Extern, Global, Memory, ModuleExport, Store, Trap, TypedFunc, Val
 
 use super::error::{CallError, Cause, Exit, LoadError, Timeout};
 use super::guest::{Exports, Settings, function};
-use super::reset::{FindWritten, Pristine, Ranges};
+use super::reset::{FindWritten, Pristine};
 use super::ticker::Pace;
 use super::wasi::Wasi;
 use super::{Limiter, backtrace, describe};
@@ -166,11 +166,10 @@ impl<H: Host> Instance<H> {
         find_written: FindWritten,
         wasi: Option<Wasi>,
     ) -> bool {
-        let mut written = Ranges::new();
         let memory = self.memory.data(&self.store);
-        if self.is_poisoned() || !pristine.fits(memory) || !find_written(memory, &mut written) {
+        let Some(written) = pristine.fits(memory, find_written) else {
             return false;
-        }
+        };
         let memory = self.memory.data_mut(&mut self.store);
         written.into_iter().for_each(|range| pristine.restore(memory, range));
         for (global, value) in &self.globals {

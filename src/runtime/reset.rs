@@ -16,21 +16,31 @@ use smallvec::SmallVec;
 use wasm_encoder::reencode::{Reencode, RoundtripReencoder};
 use wasm_encoder::{ExportKind, ExportSection, Module, RawSection};
 use wasmparser::{
-    CompositeInnerType, GlobalType, Operator, Parser, Payload, SubType, TypeRef, ValType,
+    CompositeInnerType, DataKind, GlobalType, Operator, Parser, Payload, SubType, TypeRef, ValType,
 };
 use wasmtime::{Global, Store, Val};
+
+use super::segments::constant;
 
 /// What is done to guests here: what was compiled under another edition is not the same.
 pub(super) const EDITION: &str = "globals exported, 1";
 
-/// Says of a module that its instances can be reset.
-const MARK: &str = "http-wasm: can be reset";
+/// What ours are called among a guest's exports. A guest has none of its own that begin like this.
+const OURS: &str = "http-wasm: ";
+
+/// Says of a module that its instances can be reset, and up to where a new one's memory is not zero.
+const MARK: &str = "http-wasm: can be reset, initial bytes: ";
 
 /// What globals are exported as, with a number.
 const GLOBAL: &str = "http-wasm: global ";
 
-/// Guests with more globals are not worth it.
+/// Guests with more of these are not worth it.
 const GLOBALS_MAX: usize = 1000;
+const EXPORTS_MAX: u32 = 10_000;
+
+/// What is copied back at most: less than a millisecond of work, in which a worker serves nobody else. For
+/// more a new instance, which gets its pages from the kernel, is the faster way. A page may have 2 MB.
+const COPIED_BYTES: usize = 4 << 20;
 
 /// Sections of a module (WebAssembly 5.5.2).
 const EXPORTS: u8 = 7;
@@ -54,7 +64,7 @@ pub(super) fn exporting(wasm: &[u8]) -> Option<Vec<u8>> {
         for (number, &global) in guest.globals.iter().enumerate() {
             exports.export(&format!("{GLOBAL}{number}"), ExportKind::Global, global);
         }
-        exports.export(MARK, ExportKind::Memory, 0);
+        exports.export(&format!("{MARK}{}", guest.initial_bytes), ExportKind::Memory, 0);
     }
     let mut module = Module::new();
     for (id, range) in guest.sections {
@@ -75,6 +85,8 @@ struct Guest {
     pretends: bool,
     /// Numbers of the globals that may change.
     globals: Vec<u32>,
+    /// Where the last of its data ends.
+    initial_bytes: usize,
     /// It can change more than its memory and these, or does something for each new instance.
     changes_more: bool,
 }
@@ -82,6 +94,7 @@ struct Guest {
 impl Guest {
     fn read(wasm: &[u8]) -> Option<Self> {
         let mut guest = Guest::default();
+        let mut memories = 0;
         for payload in Parser::new(0).parse_all(wasm) {
             let payload = payload.ok()?;
             guest.sections.extend(payload.as_section());
@@ -101,6 +114,7 @@ impl Guest {
                         guest.changes_more |= !is_function;
                     }
                 }
+                Payload::MemorySection(all) => memories = all.count(),
                 Payload::GlobalSection(globals) => {
                     for (number, global) in globals.into_iter().enumerate() {
                         let GlobalType { content_type, mutable, .. } = global.ok()?.ty;
@@ -113,13 +127,27 @@ impl Guest {
                 }
                 Payload::StartSection { .. } | Payload::TagSection(_) => guest.changes_more = true,
                 Payload::ExportSection(exports) => {
+                    guest.changes_more |= exports.count() > EXPORTS_MAX;
                     for export in exports {
                         let export = export.ok()?;
-                        if export.name == MARK || export.name.starts_with(GLOBAL) {
+                        if export.name.starts_with(OURS) {
                             guest.pretends = true;
                         } else {
                             let kind = RoundtripReencoder.export_kind(export.kind).ok()?;
                             guest.exports.export(export.name, kind, export.index);
+                        }
+                    }
+                }
+                Payload::DataSection(segments) => {
+                    for segment in segments {
+                        let segment = segment.ok()?;
+                        let DataKind::Active { offset_expr, .. } = segment.kind else { continue };
+                        match constant(&offset_expr) {
+                            Some(at) => {
+                                let end = at.checked_add(segment.data.len())?;
+                                guest.initial_bytes = guest.initial_bytes.max(end);
+                            }
+                            None => guest.changes_more = true,
                         }
                     }
                 }
@@ -132,6 +160,7 @@ impl Guest {
                 _ => {}
             }
         }
+        guest.changes_more |= memories != 1;
         Some(guest)
     }
 }
@@ -153,9 +182,9 @@ const fn changes_more(operator: &Operator<'_>) -> bool {
     )
 }
 
-/// Whether a module's instances can be reset.
-pub(super) fn is_possible(module: &wasmtime::Module) -> bool {
-    module.get_export(MARK).is_some()
+/// Up to where the memory of a module's new instances is not zero, if they can be reset.
+pub(super) fn initial_bytes(module: &wasmtime::Module) -> Option<usize> {
+    module.exports().find_map(|export| export.name().strip_prefix(MARK)?.parse().ok())
 }
 
 /// The globals of an instance that can be reset, with their values now.
@@ -178,10 +207,12 @@ pub(super) struct Pristine {
 const PAGE: usize = 4096;
 
 impl Pristine {
-    /// That of a new instance.
-    pub(super) fn of(memory: &[u8]) -> Self {
+    /// That of a new instance, which is zero from `end` on. Nothing is read there: the kernel would count
+    /// the pages.
+    pub(super) fn of(memory: &[u8], end: usize) -> Self {
         let mut runs: Vec<(usize, Vec<u8>)> = Vec::new();
-        for (at, page) in memory.chunks(PAGE).enumerate() {
+        let initial = &memory[..end.next_multiple_of(PAGE).min(memory.len())];
+        for (at, page) in initial.chunks(PAGE).enumerate() {
             if page.iter().all(|&byte| byte == 0) {
                 continue;
             }
@@ -195,9 +226,12 @@ impl Pristine {
         Pristine { bytes: memory.len(), runs }
     }
 
-    /// Whether a memory is still as large.
-    pub(super) const fn fits(&self, memory: &[u8]) -> bool {
-        self.bytes == memory.len()
+    /// Whether a memory can be made that again: it is as large, and not too much of it has been written.
+    pub(super) fn fits(&self, memory: &[u8], find_written: FindWritten) -> Option<Ranges> {
+        let mut written = Ranges::new();
+        let found = self.bytes == memory.len() && find_written(memory, &mut written);
+        let bytes: usize = written.iter().map(Range::len).sum();
+        (found && bytes <= COPIED_BYTES).then_some(written)
     }
 
     /// Makes a part of a memory what it was.

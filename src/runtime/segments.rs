@@ -224,7 +224,7 @@ const fn names(operator: &Operator<'_>) -> Option<u32> {
 }
 
 /// A place that is the same in every instance.
-fn constant(expr: &wasmparser::ConstExpr<'_>) -> Option<usize> {
+pub(super) fn constant(expr: &wasmparser::ConstExpr<'_>) -> Option<usize> {
     let mut operators = expr.get_operators_reader();
     match (operators.read().ok()?, operators.read().ok()?) {
         (Operator::I32Const { value }, Operator::End) => {

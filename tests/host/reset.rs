@@ -154,7 +154,7 @@ fn what_is_neither_memory_nor_a_number_needs_a_new_instance() {
     // Whatever a guest says of itself.
     for more in [
         r#"(global (export "http-wasm: global 0") (mut i32) (i32.const 0))"#,
-        r#"(export "http-wasm: can be reset" (memory 0))"#,
+        r#"(export "http-wasm: can be reset, initial bytes: 0" (memory 0))"#,
     ] {
         assert!(is_reset(more, ""), "{more}");
         assert!(!is_reset(more, "(elem.drop $elem)"), "{more}");
@@ -187,6 +187,21 @@ fn what_a_snapshot_has_is_there_again() {
     for _ in 0..3 {
         assert_eq!(tried.serve(&mut instance), (b"1".to_vec(), true));
     }
+}
+
+#[test]
+fn what_takes_long_to_copy_back_is_made_anew() {
+    let is_reset = |kilobytes: u32| {
+        let fills =
+            format!("(memory.fill (i32.const 4096) (i32.const 1) (i32.const {}))", kilobytes << 10);
+        let tried = Tried::of(
+            &guest("", &fills)
+                .replace(r#"(memory (export "memory") 1)"#, r#"(memory (export "memory") 256)"#),
+        );
+        tried.serve(&mut tried.new_instance()).1
+    };
+    assert!(is_reset(1000));
+    assert!(!is_reset(9000));
 }
 
 #[test]

@@ -3,9 +3,14 @@
 //!
 //! Upstream modules do not look at `hash`, so a header is removed by building the list anew.
 
-use smallvec::SmallVec;
 use std::ffi::CStr;
 use std::slice;
+
+use nginx_sys::{
+    ngx_hash_find, ngx_http_core_main_conf_t, ngx_http_header_t, ngx_http_variable_t, ngx_str_t,
+    ngx_table_elt_t, ngx_uint_t,
+};
+use smallvec::SmallVec;
 
 use crate::host::policy::frames_request;
 use crate::http::host_name;
@@ -13,10 +18,6 @@ use crate::nginx::ngx::ffi::{self, NoMemory, OK, bytes};
 use crate::nginx::ngx::field::FieldLine;
 use crate::nginx::ngx::list::{self, Elements};
 use crate::nginx::ngx::request::{Request, empty};
-use nginx_sys::{
-    ngx_hash_find, ngx_http_core_main_conf_t, ngx_http_header_t, ngx_http_variable_t, ngx_str_t,
-    ngx_table_elt_t, ngx_uint_t,
-};
 
 /// Variables whose value nginx keeps after the first look and that mirror the request line, the
 /// headers or the body.
