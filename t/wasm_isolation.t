@@ -22,7 +22,7 @@ use Test::Nginx::Wasm;
 select STDERR; $| = 1;
 select STDOUT; $| = 1;
 
-my $t = Test::Nginx->new()->has(qw/http empty_gif/)->plan(26);
+my $t = Test::Nginx->new()->has(qw/http empty_gif/)->plan(29);
 
 $t->write_file_expand('nginx.conf', <<'EOF');
 
@@ -45,6 +45,7 @@ http {
         location /remembers { http_wasm remembers.wat; empty_gif; }
         location /starts { http_wasm starts.wat; empty_gif; }
         location /grows { http_wasm grows.wat; empty_gif; }
+        location /fills { http_wasm fills.wat; empty_gif; }
         location /sets { http_wasm sets.wat; empty_gif; }
         location /traps { http_wasm traps.wat; empty_gif; }
         location /answers { http_wasm answers.wat; }
@@ -88,6 +89,14 @@ EOF
 guest($t, 'grows.wat', <<'EOF');
   (func (export "handle_request") (result i64)
     (call $set_resp &"x-found" (call $dec (memory.grow (i32.const 3)))) (i64.const 1))
+EOF
+
+guest($t, 'fills.wat', Test::Nginx::Wasm::wat(<<'EOF') =~ s/\(memory \(export "memory"\) \K\d+/2048/r);
+  (func (export "handle_request") (result i64)
+    (call $set_resp &"x-found" (call $dec (i32.load8_u (i32.const 90000000))))
+    (if (i32.wrap_i64 (call $get_header_values (i32.const 0) &"x-fill" (i32.const 1024) (i32.const 100))) (then
+      (memory.fill (i32.const 1000000) (i32.const 7) (i32.const 120000000))))
+    (i64.const 1))
 EOF
 
 guest($t, 'sets.wat', <<'EOF');
@@ -154,6 +163,9 @@ is(started('opens'), 1, 'one instance');
 
 is($all->('/grows', 3), '4 4 4', 'a memory that has grown');
 is(started('grows'), 3, 'needs a new instance');
+is($all->('/fills', 3) . ' ' . $found->('/fills', '-H', 'x-fill: 1') . ' ' . $all->('/fills', 3), '0 0 0 0 0 0 0', 'a memory that was filled');
+cmp_ok(started('fills'), '>=', 2, 'needs a new instance');
+cmp_ok(anonymous_kb(), '<', 60_000 + Test::Nginx::Wasm::kept_memory(), 'and the memory goes back');
 is($all->('/sets', 3), '1 1 1', 'a table that was changed');
 is(started('sets'), 3, 'needs a new instance');
 
@@ -193,6 +205,14 @@ sub of {
 	my ($name) = @_;
 	my ($guest) = grep { $_->{name} =~ /^\Q$name\E/ } @{ decode_json(content(curl('/status?format=json')))->{guests} };
 	return $guest;
+}
+
+# What the worker has written to.
+sub anonymous_kb {
+	my ($pid) = worker_pids($t);
+	open my $fh, '<', "/proc/$pid/status" or die "/proc/$pid/status: $!\n";
+	local $/;
+	return <$fh> =~ /^RssAnon:\s+(\d+)/m ? $1 : die "no RssAnon\n";
 }
 
 sub started { return of($_[0])->{instances_started} }

@@ -38,9 +38,17 @@ const GLOBAL: &str = "http-wasm: global ";
 const GLOBALS_MAX: usize = 1000;
 const EXPORTS_MAX: u32 = 10_000;
 
-/// What is copied back at most: less than a millisecond of work, in which a worker serves nobody else. For
-/// more a new instance, which gets its pages from the kernel, is the faster way. A page may have 2 MB.
-const COPIED_BYTES: usize = 4 << 20;
+/// What is copied back at most: some ten microseconds of work, in which a worker serves nobody else. For more
+/// a new instance, which gets its pages from the kernel, is as fast. It is what an instance has written to
+/// since it was made: one that has once written more is not put back for ever after, and gives its pages
+/// back.
+const COPIED_BYTES: usize = 1 << 20;
+
+/// Initial memory that is kept for it in each worker at most. Reading it takes some milliseconds, once.
+const INITIAL_BYTES_MAX: usize = 8 << 20;
+
+/// Memory whose pages are looked at one by one at most: some ten microseconds of work.
+const READ_BYTES_MAX: usize = 8 << 20;
 
 /// Sections of a module (WebAssembly 5.5.2).
 const EXPORTS: u8 = 7;
@@ -160,7 +168,7 @@ impl Guest {
                 _ => {}
             }
         }
-        guest.changes_more |= memories != 1;
+        guest.changes_more |= memories != 1 || guest.initial_bytes > INITIAL_BYTES_MAX;
         Some(guest)
     }
 }
@@ -274,11 +282,12 @@ const SWAPPED: u64 = 1 << 62;
 /// Of a file, which the initial memory is in until it is written to.
 const OF_FILE: u64 = 1 << 61;
 
-/// Finds written pages by reading the page map, which any kernel has.
+/// Finds written pages by reading the page map, which any kernel has. It does not tell pages that were read,
+/// and are zero, from those that were written to.
 pub fn read_page_map(memory: &[u8], written: &mut Ranges) -> bool {
     let page = rustix::param::page_size();
     let start = memory.as_ptr().addr();
-    if !start.is_multiple_of(page) {
+    if !start.is_multiple_of(page) || memory.len() > READ_BYTES_MAX {
         return false;
     }
     let read = with_page_map(|map| {

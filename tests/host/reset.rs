@@ -190,18 +190,29 @@ fn what_a_snapshot_has_is_there_again() {
 }
 
 #[test]
-fn what_takes_long_to_copy_back_is_made_anew() {
-    let is_reset = |kilobytes: u32| {
-        let fills =
-            format!("(memory.fill (i32.const 4096) (i32.const 1) (i32.const {}))", kilobytes << 10);
-        let tried = Tried::of(
-            &guest("", &fills)
-                .replace(r#"(memory (export "memory") 1)"#, r#"(memory (export "memory") 256)"#),
-        );
+fn what_takes_long_to_put_back_is_made_anew() {
+    let is_reset = |more: &str, pages: u32, kilobytes: u32| {
+        let length = kilobytes << 10;
+        let fills = format!("(memory.fill (i32.const 4096) (i32.const 1) (i32.const {length}))");
+        let memory = |pages| format!(r#"(memory (export "memory") {pages})"#);
+        let tried = Tried::of(&guest(more, &fills).replace(&memory(1), &memory(pages)));
         tried.serve(&mut tried.new_instance()).1
     };
-    assert!(is_reset(1000));
-    assert!(!is_reset(9000));
+    assert!(is_reset("", 64, 900));
+    assert!(!is_reset("", 64, 1100));
+    // Looked at one by one.
+    assert!(is_reset("", 128, 0));
+    assert!(!is_reset("", 129, 0));
+    // Kept in each worker.
+    let is_kept = |at: u32| {
+        let data = format!("(data (i32.const {at}) \"text\")");
+        let wat = guest(&data, "")
+            .replace(r#"(memory (export "memory") 1)"#, r#"(memory (export "memory") 200)"#);
+        let tried = Tried(Tried::of(&wat).0.resettable(|_, _| true));
+        tried.serve(&mut tried.new_instance()).1
+    };
+    assert!(is_kept(8_388_604));
+    assert!(!is_kept(8_388_605));
 }
 
 #[test]
