@@ -13,6 +13,7 @@ use super::{Failure, print};
 use crate::abi::Level;
 use crate::escaped::Escaped;
 use crate::runtime::precompiled::{self, digest, hex};
+use crate::runtime::reset::is_ours;
 use crate::runtime::{Compile, Engine};
 
 /// Loads a guest as nginx would, and tells what it found.
@@ -98,7 +99,8 @@ fn imports(loaded: &Loaded) -> Vec<(String, Vec<String>)> {
 }
 
 fn exports(loaded: &Loaded) -> Vec<String> {
-    loaded.module.exports().map(|export| printable(export.name())).collect()
+    let its = loaded.module.exports().map(|export| export.name()).filter(|name| !is_ours(name));
+    its.map(printable).collect()
 }
 
 fn text(path: &Path, source: &[u8], loaded: &Loaded) -> String {

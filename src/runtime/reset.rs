@@ -138,7 +138,7 @@ impl Guest {
                     guest.changes_more |= exports.count() > EXPORTS_MAX;
                     for export in exports {
                         let export = export.ok()?;
-                        if export.name.starts_with(OURS) {
+                        if is_ours(export.name) {
                             guest.pretends = true;
                         } else {
                             let kind = RoundtripReencoder.export_kind(export.kind).ok()?;
@@ -188,6 +188,11 @@ const fn changes_more(operator: &Operator<'_>) -> bool {
             | Operator::ElemDrop { .. }
             | Operator::DataDrop { .. }
     )
+}
+
+/// Whether an export is not the guest's own: added when it was compiled.
+pub fn is_ours(export: &str) -> bool {
+    export.starts_with(OURS)
 }
 
 /// Up to where the memory of a module's new instances is not zero, if they can be reset.
