@@ -38,8 +38,8 @@ const GLOBAL: &str = "http-wasm: global ";
 const GLOBALS_MAX: usize = 1000;
 const EXPORTS_MAX: u32 = 10_000;
 
-/// What is copied back at most: some ten microseconds of work, in which a worker serves nobody else. For more
-/// a new instance, which gets its pages from the kernel, is as fast. It is what an instance has written to
+/// What is copied back at most: a tenth of a millisecond of work, in which a worker serves nobody else. For
+/// more a new instance, which gets its pages from the kernel, is as fast. It is what an instance has written to
 /// since it was made: one that has once written more is not put back for ever after, and gives its pages
 /// back.
 const COPIED_BYTES: usize = 1 << 20;
@@ -95,7 +95,8 @@ struct Guest {
     globals: Vec<u32>,
     /// Where the last of its data ends.
     initial_bytes: usize,
-    /// It can change more than its memory and these, or does something for each new instance.
+    /// It can change more than its memory and these, does something for each new instance, or has too much
+    /// of either.
     changes_more: bool,
 }
 
