@@ -74,7 +74,7 @@ fn scan(memory: &[u8], written: &mut Ranges) -> bool {
             // SAFETY: the structure is the kernel's, of the size that it says, and points at an array that
             // is as long as it says and ours alone.
             let found = unsafe { libc::ioctl(map.as_raw_fd(), PAGEMAP_SCAN, &raw mut scan) };
-            // Fewer than there is room for: all of them.
+            // Negative where the kernel does not know the call. Where it stopped for lack of room, it goes on.
             let found = usize::try_from(found).ok().filter(|&found| found <= REGIONS)?;
             if scan.walk_end <= scan.start {
                 return None;
