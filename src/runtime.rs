@@ -81,8 +81,10 @@ pub struct Limits {
     /// functions whose address is taken.
     pub table_elements: usize,
     /// What one call may run before it gives way to others. Measured by a [`ticker::Ticker`]: up
-    /// to one period of it longer.
-    pub slice: Duration,
+    /// to one period of it longer. `None` for guests of an engine
+    /// [without interrupts](Engine::without_interrupts): the other limits of time stop such a guest
+    /// only where it waits.
+    pub slice: Option<Duration>,
     /// What one call may run in all, in CPU time: waiting does not count, nor what other processes
     /// take.
     pub timeout: Duration,
@@ -105,7 +107,7 @@ impl Default for Limits {
         Limits {
             memory_bytes: 128 << 20,
             table_elements: TABLE_ELEMENTS,
-            slice: Duration::from_millis(5),
+            slice: Some(Duration::from_millis(5)),
             timeout: Duration::from_secs(1),
             start_timeout: Duration::from_secs(30),
         }

@@ -268,6 +268,17 @@ pub(crate) struct Compile {
     /// Where the compiled guest goes.
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: PathBuf,
+    /// As `http_wasm_slice` has it where the guest is used: "off" leaves out the checks with which a
+    /// guest is stopped and made to give way.
+    #[arg(long, value_enum)]
+    pub(crate) slice: Option<Slice>,
+}
+
+/// What becomes of the checks in a compiled guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Slice {
+    /// There are none.
+    Off,
 }
 
 #[derive(Debug, Args)]

@@ -61,19 +61,28 @@ fn examine_precompiled(args: &Check, bytes: &[u8]) -> Result<String, Failure> {
     let path = &args.guest.path;
     let refused = |error| load::refused(path, &error);
     let engine = Engine::new(Compile::Serial).map_err(refused)?;
-    let compiled = precompiled::decode(&engine, bytes).map_err(refused)?;
+    let unchecked = engine.without_interrupts().map_err(refused)?;
+    let (compiled, interrupts) = match precompiled::decode(&engine, bytes) {
+        Ok(compiled) => (compiled, true),
+        Err(error) => match precompiled::decode(&unchecked, bytes) {
+            Ok(compiled) => (compiled, false),
+            Err(_) => return Err(refused(error)),
+        },
+    };
     let source = hex(&compiled.source);
     Ok(match args.format {
         Format::Text => format!(
-            "{}: undamaged, compiled for this machine and version\nsource     sha256 {source}\n\
+            "{}: undamaged, compiled for this machine and version{}\nsource     sha256 {source}\n\
              code       {}\n",
             path.display(),
+            if interrupts { "" } else { ", for \"http_wasm_slice off\"" },
             self::bytes(compiled.code.len())
         ),
         Format::Json => pretty(&json!({
             "guest": path.to_string_lossy(),
             "usable": true,
             "precompiled": true,
+            "slice": if interrupts { "on" } else { "off" },
             "source_sha256": source,
             "code_bytes": compiled.code.len(),
         })),

@@ -17,7 +17,7 @@ pub(crate) fn compile(args: &Compile) -> Result<(), Failure> {
         return Err(Failure::new(text));
     }
     let progress = progress::spinner("compiling");
-    let (engine, module) = load::compile(path, &source)?;
+    let (engine, module) = load::compile(path, &source, args.slice)?;
     // Exports, imports and sizes; what a start function does depends on the configuration.
     let settings = Settings {
         name: String::new(),

@@ -5,6 +5,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::args::Slice;
 use super::exchange::{Exchange, Lent, Rules};
 use super::message::Request;
 use super::turns::Turns;
@@ -46,10 +47,18 @@ pub(crate) fn source(path: &Path) -> Result<Vec<u8>, Failure> {
     })
 }
 
-/// Compiles bytes for this machine.
-pub(crate) fn compile(path: &Path, bytes: &[u8]) -> Result<(Engine, Module), Failure> {
+/// Compiles bytes for this machine, without interrupts if `http_wasm_slice` is off.
+pub(crate) fn compile(
+    path: &Path,
+    bytes: &[u8],
+    slice: Option<Slice>,
+) -> Result<(Engine, Module), Failure> {
     let refused = |error| refused(path, &error);
-    let engine = Engine::new(Compile::Parallel).map_err(refused)?;
+    let engine = Engine::new(Compile::Parallel).and_then(|engine| match slice {
+        Some(Slice::Off) => engine.without_interrupts(),
+        None => Ok(engine),
+    });
+    let engine = engine.map_err(refused)?;
     let module = guest::compile(&engine, bytes).map_err(refused)?;
     Ok((engine, module))
 }

@@ -15,7 +15,7 @@ use crate::runtime::ticker::{self, Pace, Ticker};
 pub(crate) struct Turns {
     runtime: tokio::runtime::Runtime,
     pace: Arc<Pace>,
-    _ticker: Ticker,
+    _ticker: Option<Ticker>,
 }
 
 /// How a call went.
@@ -33,13 +33,15 @@ pub(crate) struct Ran<T> {
 pub(crate) struct Overdue(Duration);
 
 impl Turns {
-    /// For calls that give way after each `slice`.
-    pub(crate) fn new(engine: &Engine, slice: Duration) -> Result<Self, Failure> {
+    /// For calls that give way after each `slice`, if they have one.
+    pub(crate) fn new(engine: &Engine, slice: Option<Duration>) -> Result<Self, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()
             .map_err(|error| Failure::new(format!("cannot set up a runtime: {error}")))?;
-        let ticker = Ticker::start(engine, slice, || ())
+        let ticker = slice
+            .map(|slice| Ticker::start(engine, slice, || ()))
+            .transpose()
             .map_err(|error| Failure::new(format!("cannot start a thread: {error}")))?;
         Ok(Turns { runtime, pace: Arc::clone(engine.pace()), _ticker: ticker })
     }

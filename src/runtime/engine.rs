@@ -50,8 +50,18 @@ pub enum Layout {
 pub struct Engine {
     wasm: wasmtime::Engine,
     pace: Arc<Pace>,
+    plan: Plan,
+}
+
+/// What an engine is made of.
+#[derive(Clone, Copy)]
+struct Plan {
+    compile: Compile,
     layout: Layout,
     stack_bytes: usize,
+    /// Whether guests can be stopped, and made to give way, inside their code.
+    interrupts: bool,
+    /// Whether they count what they execute.
     counts: bool,
 }
 
@@ -71,49 +81,36 @@ impl Engine {
     /// An engine. What one compiles and serializes another loads, if both are [`Layout::Compact`]
     /// or neither is.
     pub fn with(compile: Compile, layout: Layout, stack_bytes: usize) -> Result<Self, LoadError> {
-        Engine::of(config(compile, stack_bytes), layout, stack_bytes, false)
+        Engine::of(Plan { compile, layout, stack_bytes, interrupts: true, counts: false })
     }
 
     /// An engine as of [`Engine::new`] whose guests count what they execute, which costs them a
     /// quarter of their speed.
     pub fn counting(compile: Compile) -> Result<Self, LoadError> {
-        let mut config = config(compile, Engine::STACK_BYTES);
-        config.consume_fuel(true);
-        Engine::of(config, Layout::OnDemand, Engine::STACK_BYTES, true)
+        let (layout, stack_bytes) = (Layout::OnDemand, Engine::STACK_BYTES);
+        Engine::of(Plan { compile, layout, stack_bytes, interrupts: true, counts: true })
     }
 
-    fn of(
-        mut config: Config,
-        layout: Layout,
-        stack_bytes: usize,
-        counts: bool,
-    ) -> Result<Self, LoadError> {
-        match layout {
-            Layout::OnDemand => {}
-            Layout::Pooled { instances } => {
-                let pool = InstanceAllocationStrategy::Pooling(pool(instances));
-                config.allocation_strategy(pool);
-            }
-            Layout::Compact => {
-                config
-                    .memory_reservation(0)
-                    .memory_reservation_for_growth(1 << 20)
-                    .memory_guard_size(64 << 10);
-            }
-        }
-        match wasmtime::Engine::new(&config) {
-            Ok(wasm) => Ok(Engine { wasm, pace: Arc::default(), layout, stack_bytes, counts }),
-            Err(error) => Err(LoadError::Engine(describe(&error))),
-        }
+    /// An engine like this one for guests that nothing can stop, or make give way, inside their code:
+    /// it has no checks for that.
+    pub fn without_interrupts(&self) -> Result<Self, LoadError> {
+        Engine::of(Plan { interrupts: false, ..self.plan })
     }
 
     /// An engine for a process that only compiles for this one, on all cores.
     pub fn to_compile(&self) -> Result<Self, LoadError> {
-        let layout = match self.layout {
+        let layout = match self.plan.layout {
             Layout::OnDemand | Layout::Pooled { .. } => Layout::OnDemand,
             Layout::Compact => Layout::Compact,
         };
-        Engine::with(Compile::Parallel, layout, self.stack_bytes)
+        Engine::of(Plan { compile: Compile::Parallel, layout, ..self.plan })
+    }
+
+    fn of(plan: Plan) -> Result<Self, LoadError> {
+        match wasmtime::Engine::new(&config(plan)) {
+            Ok(wasm) => Ok(Engine { wasm, pace: Arc::default(), plan }),
+            Err(error) => Err(LoadError::Engine(describe(&error))),
+        }
     }
 
     /// The engine underneath.
@@ -128,22 +125,28 @@ impl Engine {
 
     /// Whether guests count what they execute.
     pub(super) fn counts(&self) -> bool {
-        self.counts
+        self.plan.counts
+    }
+
+    /// Whether guests can be stopped inside their code.
+    pub fn interrupts(&self) -> bool {
+        self.plan.interrupts
     }
 
     /// Where instances find room.
     pub fn layout(&self) -> Layout {
-        self.layout
+        self.plan.layout
     }
 }
 
-fn config(compile: Compile, stack_bytes: usize) -> Config {
+fn config(plan: Plan) -> Config {
     let mut config = Config::new();
     config
-        .parallel_compilation(compile == Compile::Parallel)
+        .parallel_compilation(plan.compile == Compile::Parallel)
         // A guest can be stopped or made to yield anywhere. Costs nothing where guests call the
         // host and a fifth in tight loops; fuel costs a quarter.
-        .epoch_interruption(true)
+        .epoch_interruption(plan.interrupts)
+        .consume_fuel(plan.counts)
         // File and line in backtraces for guests with debug information. Costs memory only, and
         // only for those guests.
         .wasm_backtrace_details(WasmBacktraceDetails::Enable)
@@ -157,8 +160,21 @@ fn config(compile: Compile, stack_bytes: usize) -> Config {
         // makes the compiler say so, with the offset.
         .wasm_memory64(false)
         .wasm_multi_memory(false)
-        .max_wasm_stack(stack_bytes)
-        .async_stack_size(stack_bytes + Engine::HOST_STACK_BYTES);
+        .max_wasm_stack(plan.stack_bytes)
+        .async_stack_size(plan.stack_bytes + Engine::HOST_STACK_BYTES);
+    match plan.layout {
+        Layout::OnDemand => {}
+        Layout::Pooled { instances } => {
+            let pool = InstanceAllocationStrategy::Pooling(pool(instances));
+            config.allocation_strategy(pool);
+        }
+        Layout::Compact => {
+            config
+                .memory_reservation(0)
+                .memory_reservation_for_growth(1 << 20)
+                .memory_guard_size(64 << 10);
+        }
+    }
     config
 }
 

@@ -58,14 +58,14 @@ pub struct Dir {
 }
 
 /// Compiles a core module in binary or text format, with its data segments [joined](super::segments), its
-/// bulk instructions [in pieces](super::pieces) and what an instance needs to be [reset](super::reset).
+/// bulk instructions [in pieces](super::pieces) if the engine interrupts guests, and what an instance needs to be [reset](super::reset).
 pub fn compile(engine: &Engine, bytes: &[u8]) -> Result<Module, LoadError> {
     // Version 13, layer 1: what component tools write.
     if bytes.starts_with(b"\0asm\x0d\0\x01\0") {
         return Err(LoadError::Component);
     }
     let module = |bytes: &[u8]| Module::new(engine.wasm(), bytes);
-    let compiled = match wat::parse_bytes(bytes).ok().and_then(|wasm| rewritten(&wasm)) {
+    let compiled = match wat::parse_bytes(bytes).ok().and_then(|wasm| rewritten(engine, &wasm)) {
         None => module(bytes),
         // The message has the offset in the file, unless it is that there are as many functions already as
         // there may be: nothing may copy without end.
@@ -86,9 +86,12 @@ pub fn compile(engine: &Engine, bytes: &[u8]) -> Result<Module, LoadError> {
 }
 
 /// What is compiled in the place of a guest.
-fn rewritten(wasm: &[u8]) -> Option<Vec<u8>> {
+fn rewritten(engine: &Engine, wasm: &[u8]) -> Option<Vec<u8>> {
     let joined = joined(wasm);
-    let pieces = in_pieces(joined.as_deref().unwrap_or(wasm)).or(joined);
+    let pieces = match engine.interrupts() {
+        true => in_pieces(joined.as_deref().unwrap_or(wasm)).or(joined),
+        false => joined,
+    };
     exporting(pieces.as_deref().unwrap_or(wasm)).or(pieces)
 }
 
@@ -259,14 +262,15 @@ impl<H: Host> Guest<H> {
         let mut store =
             Store::new(self.pre.module().engine(), Data::new(&self.settings, &self.pace, wasi));
         store.limiter(|data| &mut data.limiter);
-        let pace = Arc::clone(&self.pace);
-        let slice = self.settings.limits.slice;
-        store.epoch_deadline_callback(move |_| match pace.overrun() {
-            Some(limit) => Err(Timeout(limit).into()),
-            // Nothing when the epoch went forward for another guest.
-            None if pace.lasted() < slice => Ok(UpdateDeadline::Continue(1)),
-            None => Ok(UpdateDeadline::Yield(1)),
-        });
+        if let Some(slice) = self.settings.limits.slice {
+            let pace = Arc::clone(&self.pace);
+            store.epoch_deadline_callback(move |_| match pace.overrun() {
+                Some(limit) => Err(Timeout(limit).into()),
+                // Nothing when the epoch went forward for another guest.
+                None if pace.lasted() < slice => Ok(UpdateDeadline::Continue(1)),
+                None => Ok(UpdateDeadline::Yield(1)),
+            });
+        }
         #[cfg(feature = "restless")]
         store.call_hook_async(super::restless::Restless::default());
         store

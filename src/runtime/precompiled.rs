@@ -63,7 +63,8 @@ pub enum Unusable {
     },
     /// Compiled for something else than what is running here.
     #[error(
-        "was compiled for another engine, version or processor: compile it again, on this machine"
+        "was compiled for another engine, version or processor, or with another --slice: compile it \
+         again, on this machine"
     )]
     Engine,
 }

@@ -31,6 +31,18 @@ fn a_compiled_guest_is_checked_for_damage_and_not_run() {
 }
 
 #[test]
+fn a_guest_is_compiled_without_checks_where_that_is_asked_for() {
+    let folder = folder();
+    let out = folder.path().join("guest.cwasm");
+    let compile = Program::new("compile").arg(built_guest("c-teapot.wasm")).arg("-o").arg(&out);
+    compile.arg("--slice=off").run().succeeds();
+    let ran = Program::new("check").arg(&out).run().succeeds();
+    assert!(ran.out.contains("for this machine and version, for \"http_wasm_slice off\"\n"));
+    let ran = Program::new("check").arg("--format=json").arg(&out).run().succeeds();
+    assert!(ran.out.contains("\"slice\": \"off\""), "{}", ran.out);
+}
+
+#[test]
 fn what_is_no_guest_is_not_compiled() {
     let folder = folder();
     let path = guest(folder.path(), r#"(import "env" "abort" (func))"#, "");

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ngx_http_wasm_handler_module::runtime::error::Cause;
 use ngx_http_wasm_handler_module::runtime::guest::{Guest, Settings, compile};
+use ngx_http_wasm_handler_module::runtime::precompiled::{decode, digest, encode};
 use ngx_http_wasm_handler_module::runtime::ticker::{Ran, Ticker};
 use ngx_http_wasm_handler_module::runtime::{Compile, Engine, Limits};
 
@@ -17,7 +18,7 @@ use crate::support::{block_on, settings};
 /// A guest of an engine of its own, whose epoch no other test moves.
 fn guest(wat: &str, slice: Duration, timeout: Duration) -> (Engine, Guest<FakeExchange>) {
     let engine = Engine::new(Compile::Serial).expect("an engine");
-    let limits = Limits { slice, timeout, ..Limits::default() };
+    let limits = Limits { slice: Some(slice), timeout, ..Limits::default() };
     let settings = Settings { limits, ..settings() };
     let module = compile(&engine, wat.as_bytes()).expect("compiles");
     let guest = Guest::new(&engine, &module, settings).expect("loads");
@@ -58,13 +59,49 @@ fn an_endless_loop_gives_way_and_is_stopped() {
 }
 
 #[test]
+fn nothing_interrupts_a_guest_without_checks() {
+    // Counts to 2^26, some ten periods of the ticker.
+    let wat = r#"(module (memory (export "memory") 1)
+        (func (export "handle_request") (result i64) (local i32)
+            (loop $again (br_if $again (i32.lt_u
+                (local.tee 0 (i32.add (local.get 0) (i32.const 1))) (i32.const 67108864))))
+            (i64.const 1))
+        (func (export "handle_response") (param i32 i32)))"#;
+    let checked = Engine::new(Compile::Serial).expect("an engine");
+    let unchecked = checked.without_interrupts().expect("an engine");
+    let polls = [&checked, &unchecked].map(|engine| {
+        let slice = engine.interrupts().then_some(MS);
+        let limits = Limits { slice, timeout: 1000 * MS, ..Limits::default() };
+        let module = compile(engine, wat.as_bytes()).expect("compiles");
+        let guest = Guest::new(engine, &module, Settings { limits, ..settings() }).expect("loads");
+        let _ticker = Ticker::start(engine, MS, || ()).expect("a thread");
+        let mut instance = block_on(guest.start(host())).expect("starts");
+        let mut call = pin!(instance.handle_request(host()));
+        let mut context = Context::from_waker(Waker::noop());
+        let mut polls = 1;
+        let _turn = engine.pace().turn(Ran::default());
+        while call.as_mut().poll(&mut context).is_pending() {
+            polls += 1;
+        }
+        polls
+    });
+    assert_eq!(polls[1], 1, "it ran to its end at once");
+    assert!(polls[0] > 1, "the same code gives way where it can");
+    // What one of them compiles the other does not take.
+    let module = compile(&unchecked, wat.as_bytes()).expect("compiles");
+    let file = encode(&unchecked, &digest(wat.as_bytes()), &module).expect("encodes");
+    assert!(decode(&checked, &file).is_err());
+    assert!(decode(&unchecked, &file).is_ok());
+}
+
+#[test]
 fn a_start_has_a_limit_of_its_own_and_a_call_begins_anew() {
     let wat = r#"(module (memory (export "memory") 1)
         (func (export "_initialize") (loop $again (br $again)))
         (func (export "handle_request") (result i64) (i64.const 1))
         (func (export "handle_response") (param i32 i32)))"#;
     let engine = Engine::new(Compile::Serial).expect("an engine");
-    let limits = Limits { slice: MS, timeout: MS, start_timeout: 20 * MS, ..Limits::default() };
+    let limits = Limits { slice: Some(MS), timeout: MS, start_timeout: 20 * MS, ..Limits::default() };
     let module = compile(&engine, wat.as_bytes()).expect("compiles");
     let guest = Guest::new(&engine, &module, Settings { limits, ..settings() }).expect("loads");
     let _ticker = Ticker::start(&engine, MS, || ()).expect("a thread");

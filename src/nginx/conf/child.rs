@@ -159,7 +159,9 @@ impl Starts<'_> {
         start: impl Future<Output = Result<T, LoadError>>,
     ) -> Result<T, Failure> {
         let slice = self.settings.limits.slice;
-        let _ticker = Ticker::start(engine, slice, || ())
+        let _ticker = slice
+            .map(|slice| Ticker::start(engine, slice, || ()))
+            .transpose()
             .map_err(|error| Failure::new(format!("cannot start a thread: {error}")))?;
         let mut start = pin!(start);
         let mut context = Context::from_waker(Waker::noop());

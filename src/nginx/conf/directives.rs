@@ -381,9 +381,12 @@ fn on_error(cf: &Cf, loc: &mut LocConf) -> Result<(), ConfError> {
     once(cf, &mut loc.on_error, value)
 }
 
-/// `http_wasm_slice TIME;`
+/// `http_wasm_slice TIME | off;`
 fn slice(cf: &Cf, loc: &mut LocConf) -> Result<(), ConfError> {
-    let value = time(cf.argument()?)?;
+    let value = match cf.argument()? {
+        b"off" => None,
+        text => Some(time(text)?),
+    };
     once(cf, &mut loc.slice, value)
 }
 

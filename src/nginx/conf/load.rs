@@ -1,7 +1,7 @@
 //! Loading guests while a configuration is read. What the running configuration has loaded is not
 //! compiled or started again by the next one.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::rc::{Rc, Weak};
@@ -59,11 +59,14 @@ pub(crate) struct Loader {
 /// reloading the next.
 struct Shared {
     engine: Engine,
+    /// The same without interrupts, once a guest wants it.
+    unchecked: OnceCell<Engine>,
     /// Of all guests' calls for an instance.
     waiting: Rc<line::Line<Exchange>>,
     instances: u32,
     stack_bytes: usize,
-    compiled: RefCell<HashMap<Sha256Digest, Weak<Ready>>>,
+    /// By what they were compiled from, and whether for the engine with interrupts.
+    compiled: RefCell<HashMap<(Sha256Digest, bool), Weak<Ready>>>,
     started: RefCell<HashMap<Trial, Weak<Ready>>>,
 }
 
@@ -144,7 +147,8 @@ impl Loader {
                 ready
             }
         };
-        let guest = Guest::new(&shared.engine, &ready.module, key.settings.clone());
+        let engine = shared.engine(cf, &key.settings)?.clone();
+        let guest = Guest::new(&engine, &ready.module, key.settings.clone());
         let guest = guest.map_err(|error| one_line(cf, &error))?.with(ready.start);
         let guest = guest.ignoring_responses(ready.ignores_responses);
         // In the place of a new instance.
@@ -153,7 +157,9 @@ impl Loader {
             _ => guest,
         };
         self.kept.push(ready);
-        worker::note_slice(key.settings.limits.slice);
+        if let Some(slice) = key.settings.limits.slice {
+            worker::note_slice(slice);
+        }
         let identified = Identified {
             name: &line.name,
             path: &line.path,
@@ -162,7 +168,7 @@ impl Loader {
         };
         let load = began.elapsed();
         let meter = conf.http.meters.of(&identified, &source, bytes.len() as u64, load);
-        let (engine, waiting) = (shared.engine.clone(), &shared.waiting);
+        let waiting = &shared.waiting;
         let Key { pool, on_error, breaker, .. } = key;
         let plugin = Plugin::new(guest, engine, waiting, pool, on_error, breaker, meter);
         self.plugins.insert(key, (Rc::clone(&plugin), source));
@@ -186,6 +192,7 @@ impl Loader {
                 let engine = engine(cf, instances, stack_bytes);
                 let shared = Rc::new(Shared {
                     engine: engine.map_err(|error| one_line(cf, &error))?,
+                    unchecked: OnceCell::new(),
                     waiting: line::Line::new(instances as usize),
                     instances,
                     stack_bytes,
@@ -214,8 +221,22 @@ impl Shared {
         }
     }
 
+    /// The engine for a guest of these settings.
+    fn engine(&self, cf: &Cf, settings: &Settings) -> Result<&Engine, String> {
+        match (settings.limits.slice, self.unchecked.get()) {
+            (Some(_), _) => Ok(&self.engine),
+            (None, Some(engine)) => Ok(engine),
+            (None, None) => {
+                let engine = self.engine.without_interrupts();
+                let engine = engine.map_err(|error| one_line(cf, &error))?;
+                Ok(self.unchecked.get_or_init(|| engine))
+            }
+        }
+    }
+
     fn remember(&self, trial: Trial, ready: &Rc<Ready>) {
-        let (source, ..) = trial;
+        let (source, settings, _) = &trial;
+        let source = (*source, settings.limits.slice.is_some());
         let mut compiled = self.compiled.borrow_mut();
         compiled.retain(|_, ready| ready.strong_count() > 0);
         if ready.start == Start::Run {
@@ -235,13 +256,15 @@ impl Shared {
         bytes: &[u8],
         (source, settings, snapshot): &Trial,
     ) -> Result<Ready, String> {
-        let compiled = self.compiled.borrow().get(source).and_then(Weak::upgrade);
+        let engine = self.engine(cf, settings)?;
+        let compiled = (*source, engine.interrupts());
+        let compiled = self.compiled.borrow().get(&compiled).and_then(Weak::upgrade);
         let source = match &compiled {
             Some(ready) if *snapshot == Snapshot::Never => Source::Module(&ready.module),
             _ => Source::Bytes(bytes, *snapshot, conf.cache_dir(cf)),
         };
         let rights = cf.worker_rights()?;
-        let tried = child::try_out(&self.engine, source, settings, rights.as_ref(), cf.log());
+        let tried = child::try_out(engine, source, settings, rights.as_ref(), cf.log());
         let (module, report) = tried.map_err(|failure| {
             cf.report_frames(failure.backtrace.as_deref());
             failure.reason

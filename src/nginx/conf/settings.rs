@@ -121,8 +121,8 @@ pub(crate) struct LocConf {
     pub(crate) timeout: Option<Duration>,
     /// `http_wasm_start_timeout`.
     pub(crate) start_timeout: Option<Duration>,
-    /// `http_wasm_slice`.
-    pub(crate) slice: Option<Duration>,
+    /// `http_wasm_slice`; `Some(None)` is off.
+    pub(crate) slice: Option<Option<Duration>>,
     /// `http_wasm_env`.
     pub(crate) env: Option<Env>,
     /// `http_wasm_dir`.

@@ -145,7 +145,9 @@ impl<H: Host> Plugin<H> {
         plugin: &Rc<Self>,
         waiter: impl FnOnce() -> Weak<dyn Waiter>,
     ) -> Result<Claim<H>, Fault> {
-        worker::keep_time(&plugin.engine).map_err(Fault::Ticker)?;
+        if plugin.engine.interrupts() {
+            worker::keep_time(&plugin.engine).map_err(Fault::Ticker)?;
+        }
         if let Some(left) = plugin.breaker(|breaker| breaker.refuses(timer::now())) {
             return Err(Fault::Resting(left));
         }

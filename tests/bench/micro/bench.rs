@@ -183,7 +183,7 @@ fn load(engine: &Engine, imports: &str, body: &str) -> Guest<Quiet> {
         r#"(module {imports} (memory (export "memory") 1)
              (data (i32.const 0) "Accept") (data (i32.const 32) "/other.html?x=10")
              (func (export "handle_request") (result i64) (local $i i32) {body} (i64.const 1))
-             (func (export "handle_response") (param i32 i32)))"#
+             (func (export "handle_response") (param i32 i32)) {WORKERS})"#
     );
     let module = guest::compile(engine, text.as_bytes()).expect("compiles");
     let settings = Settings {
@@ -220,6 +220,54 @@ fn caller(engine: &Engine, (name, ty, arguments): (&str, &str, &str)) -> Guest<Q
 fn request(instance: &mut Instance<Quiet>, parks: bool) -> Next {
     block_on(instance.handle_request(Quiet { parks })).expect("does not trap")
 }
+
+/// Work without any host call: what it is, and the code of `handle_request`.
+const WORK: [(&str, &str); 3] = [
+    // FNV-1a of the first 64 KiB of memory, byte by byte.
+    (
+        "hash",
+        "(local $h i32) (local.set $h (i32.const -2128831035))
+         (loop $next
+           (local.set $h (i32.mul (i32.const 16777619)
+             (i32.xor (local.get $h) (i32.load8_u (local.get $i)))))
+           (br_if $next (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1)))
+             (i32.const 65536))))
+         (i32.store (i32.const 0) (local.get $h))",
+    ),
+    // Fibonacci's 20th number, by 21,891 calls.
+    ("calls", "(i32.store (i32.const 0) (call $fib (i32.const 20)))"),
+    (SCALAR, "(i32.store (i32.const 0) (call $count))"),
+];
+
+/// How many of the first 64 KiB of memory are an "a", and the same with vectors.
+const SCALAR: &str = "count";
+const SIMD: &str = "count, SIMD";
+
+const WORKERS: &str = r#"
+    (func $fib (param i32) (result i32)
+      (if (result i32) (i32.lt_u (local.get 0) (i32.const 2)) (then (local.get 0))
+        (else (i32.add (call $fib (i32.sub (local.get 0) (i32.const 1)))
+          (call $fib (i32.sub (local.get 0) (i32.const 2)))))))
+    (func $count (result i32) (local $i i32) (local $n i32)
+      (loop $next
+        (local.set $n (i32.add (local.get $n)
+          (i32.eq (i32.load8_u (local.get $i)) (i32.const 97))))
+        (br_if $next (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1)))
+          (i32.const 65536))))
+      (local.get $n))
+    (func $count_simd (result i32) (local $i i32) (local $n i32)
+      (loop $next
+        (local.set $n (i32.add (local.get $n) (i32.popcnt (i8x16.bitmask
+          (i8x16.eq (v128.load (local.get $i)) (i8x16.splat (i32.const 97)))))))
+        (br_if $next (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 16)))
+          (i32.const 65536))))
+      (local.get $n))"#;
+
+/// The engine as nginx sets it up, and what else it could be.
+const USUAL: &str = "as nginx has it";
+const UNCHECKED: &str = "http_wasm_slice off";
+const COMPACT: &str = "no addresses (ulimit -v)";
+const FUEL: &str = "counting instructions";
 
 const EMPTY: &str = "empty call";
 const EXCHANGE: &str = "handle_request and handle_response, pooled instance";
@@ -266,9 +314,28 @@ fn main() {
     let read = FUNCTIONS.into_iter().find(|(name, ..)| *name == READ).expect("is there");
     let mut instance = start(&caller(&engine, read));
     criterion.bench_function(PARKED, |b| b.iter(|| request(&mut instance, true)));
+    let others = [
+        (USUAL, Ok(engine.clone())),
+        (UNCHECKED, engine.without_interrupts()),
+        (COMPACT, Engine::with(Compile::Serial, Layout::Compact, Engine::STACK_BYTES)),
+        (FUEL, Engine::counting(Compile::Serial)),
+    ];
+    for (settings, engine) in others {
+        let engine = engine.expect("an engine");
+        for (work, body) in WORK {
+            let mut instance = start(&load(&engine, "", body));
+            let id = under(work, settings);
+            criterion.bench_function(&id, |b| b.iter(|| request(&mut instance, false)));
+        }
+    }
+    let simd = "(i32.store (i32.const 0) (call $count_simd))";
+    let mut instance = start(&load(&engine, "", simd));
+    let id = under(SIMD, USUAL);
+    criterion.bench_function(&id, |b| b.iter(|| request(&mut instance, false)));
     criterion.final_summary();
 
     print(&output);
+    print_work(&output);
 }
 
 fn exchange(instance: &mut Instance<Quiet>) {
@@ -294,6 +361,30 @@ fn print(output: &Path) {
         if let Some(ns) = once(name) {
             line(name, ns);
         }
+    }
+}
+
+/// What a benchmark of work under other settings is called.
+fn under(work: &str, settings: &str) -> String {
+    format!("{work}, {settings}")
+}
+
+/// The same work, compiled otherwise, as ratios to what nginx does with it.
+fn print_work(output: &Path) {
+    println!("\nthe same work, compiled otherwise: time, and ratio to nginx's settings\n");
+    let cells = WORK.map(|(work, _)| format!(" {work} |")).concat();
+    println!("| |{cells}\n|---|{}", "---|".repeat(WORK.len()));
+    let ratio = |work, settings| {
+        let usual = median(output, &under(work, USUAL))?;
+        Some(format!(" {:.2} |", median(output, &under(work, settings))? / usual))
+    };
+    for settings in [USUAL, UNCHECKED, COMPACT, FUEL] {
+        let cells = WORK.map(|(work, _)| ratio(work, settings).unwrap_or_default()).concat();
+        println!("| {settings} |{cells}");
+    }
+    let (scalar, simd) = (median(output, &under(SCALAR, USUAL)), median(output, &under(SIMD, USUAL)));
+    if let (Some(scalar), Some(simd)) = (scalar, simd) {
+        println!("\ncounting 16 bytes at a time (SIMD): {:.2} of byte by byte", simd / scalar);
     }
 }
 
