@@ -17,8 +17,9 @@ use std::ffi::c_char;
 use std::ptr::{addr_of, addr_of_mut, null};
 
 use nginx_sys::{
-    NGX_HTTP_MODULE, ngx_array_push, ngx_conf_t, ngx_http_core_main_conf_t, ngx_http_handler_pt,
-    ngx_http_module_t, ngx_http_phases_NGX_HTTP_ACCESS_PHASE, ngx_int_t, ngx_module_t, ngx_uint_t,
+    NGX_HTTP_MODULE, NGX_PROCESS_SINGLE, NGX_PROCESS_WORKER, ngx_array_push, ngx_conf_t,
+    ngx_cycle_t, ngx_http_core_main_conf_t, ngx_http_handler_pt, ngx_http_module_t,
+    ngx_http_phases_NGX_HTTP_ACCESS_PHASE, ngx_int_t, ngx_module_t, ngx_uint_t,
 };
 
 use conf::{directives, settings};
@@ -44,10 +45,25 @@ pub(crate) static mut ngx_http_wasm_handler_module: ngx_module_t = ngx_module_t 
     ctx: addr_of!(MODULE_CTX).cast_mut().cast(),
     commands: addr_of_mut!(directives::COMMANDS).cast(),
     type_: NGX_HTTP_MODULE as ngx_uint_t,
-    init_process: Some(status::zone::init_process),
+    init_process: Some(init_process),
     exit_process: Some(worker::exit_process),
     ..ngx_module_t::default()
 };
+
+/// A process begins: what serves requests gets ready. Not those that look after caches.
+unsafe extern "C" fn init_process(cycle: *mut ngx_cycle_t) -> ngx_int_t {
+    guard(OK, || {
+        // SAFETY: a plain integer; the cycle is nginx's, and no request uses it yet.
+        unsafe {
+            let process = nginx_sys::ngx_process as u32;
+            if [NGX_PROCESS_WORKER, NGX_PROCESS_SINGLE].contains(&process) {
+                status::zone::take_row(cycle);
+                settings::make_ready(cycle);
+            }
+        }
+        OK
+    })
+}
 
 /// A table of pointers that nginx only reads.
 #[repr(transparent)]

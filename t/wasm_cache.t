@@ -220,9 +220,10 @@ sub started {
 	return error_log_count($t, qr/guest "a": started/);
 }
 
-# Instances that have been started for a request.
+# Instances that a worker has started.
 sub served {
-	return error_log_count($t, qr/guest "a": started.*request: /);
+	my $workers = join '|', $t->read_file('error.log') =~ /start worker process (\d+)/g;
+	return error_log_count($t, qr/ (?:$workers)#\d+: .*guest "a": started/);
 }
 
 sub damage {

@@ -1,7 +1,7 @@
 #!/usr/bin/perl
 
 # Guests that sleep for an hour, or for ever in small portions: others are served, and a client that goes away frees the
-# instance at once, also when it was the start of one that slept.
+# instance at once. A start that sleeps is nobody's, and ends when it has slept for long enough.
 
 ###############################################################################
 
@@ -21,11 +21,11 @@ use Test::Nginx::Wasm;
 select STDERR; $| = 1;
 select STDOUT; $| = 1;
 
-my @phases = qw/ request response held start /;
+my @phases = qw/ request response held /;
 my @ways = qw/ relative absolute longest many /;
 my @restless = qw/ yield nothing /;
 
-my $t = Test::Nginx->new()->has(qw/http empty_gif/)->plan(5 * (3 * @ways + 1) + 3 * @restless + 4);
+my $t = Test::Nginx->new()->has(qw/http empty_gif/)->plan(5 * @phases * @ways + 3 * @restless + 7);
 
 $t->write_file_expand('nginx.conf', <<'EOF');
 
@@ -43,6 +43,7 @@ http {
     # Every turn of the event loop would be in error.log otherwise.
     error_log %%TESTDIR%%/info.log info;
     http_wasm_timeout 300ms;
+    http_wasm_start_timeout 1s;
     # Who waits in line shall not get to its end by waiting.
     http_wasm_pool max=1 queue=1 wait=1h;
 
@@ -125,7 +126,7 @@ wait_until(sub { @workers = worker_pids($t) });
 ###############################################################################
 
 for my $phase (@phases) {
-	for my $way ($phase eq 'start' ? ('relative') : @ways) {
+	for my $way (@ways) {
 		my $s = http("GET /$phase HTTP/1.0\r\nHost: localhost\r\nX-Sleep: $way\r\n\r\n", start => 1);
 		is(status(http_get('/fine')), 200, "$phase, $way: others are served");
 		my $next = http("GET /$phase HTTP/1.0\r\nHost: localhost\r\n\r\n", start => 1);
@@ -136,6 +137,12 @@ for my $phase (@phases) {
 		is(status(http_get("/$phase")), 200, "$phase, $way: serves on");
 	}
 }
+
+# A start belongs to no client, and may sleep for as long as it may run.
+is(status(http_get('/start')), 503, 'start: one that wants to sleep for longer has failed');
+is(status(http_get('/start')), 200, 'start: serves on');
+is(error_log_count($t, qr/guest "start": cannot start an instance: .*ran for longer than 1000 ms and was stopped.*start_timeout/), 1,
+	'start: logged');
 
 for my $way (@restless) {
 	my $s = http("GET /restless/$way HTTP/1.0\r\nHost: localhost\r\nX-Sleep: $way\r\n\r\n", start => 1);

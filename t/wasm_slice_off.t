@@ -23,7 +23,10 @@ select STDOUT; $| = 1;
 
 my $t = Test::Nginx->new()->has(qw/http/)->plan(21);
 
-$t->write_file_expand('nginx.conf', <<'EOF');
+# Where guests wait, their time is looked at.
+my $timeout = restless() ? '1m' : '1ms';
+
+$t->write_file_expand('nginx.conf', <<'EOF' =~ s/TIMEOUT/$timeout/r);
 
 %%TEST_GLOBALS%%
 
@@ -37,7 +40,7 @@ http {
     %%TEST_GLOBALS_HTTP%%
 
     http_wasm_cache_path off;
-    http_wasm_timeout 1ms;
+    http_wasm_timeout TIMEOUT;
     http_wasm_breaker off;
     http_wasm_instances 8;
 
@@ -47,7 +50,7 @@ http {
 
         http_wasm_slice off;
 
-        location /checked { http_wasm long.wat; http_wasm_slice 1ms; empty_gif; }
+        location /checked { http_wasm long.wat; http_wasm_slice 1ms; http_wasm_timeout 1ms; empty_gif; }
         location /off { http_wasm long.wat; empty_gif; }
         location /again { http_wasm long.wat name=other; empty_gif; }
         location /both { http_wasm count.wat; http_wasm long.wat; empty_gif; }

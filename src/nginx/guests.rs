@@ -4,5 +4,6 @@
 pub(crate) mod fault;
 pub(crate) mod line;
 pub(crate) mod plugin;
+pub(crate) mod start;
 pub(crate) mod status;
 pub(crate) mod worker;

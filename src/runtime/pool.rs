@@ -34,11 +34,17 @@ impl<T> Pool<T> {
         if let Some(item) = self.idle.pop() {
             return Take::Idle(item);
         }
-        if self.live >= self.max {
-            return Take::Full;
+        match self.reserve() {
+            true => Take::Create,
+            false => Take::Full,
         }
-        self.live += 1;
-        Take::Create
+    }
+
+    /// The right to make one more, as [`Take::Create`], whether or not one is idle.
+    pub fn reserve(&mut self) -> bool {
+        let room = self.live < self.max;
+        self.live += usize::from(room);
+        room
     }
 
     /// Brings back what was taken or made.
@@ -61,12 +67,15 @@ impl<T> Pool<T> {
         self.idle.drain(..surplus)
     }
 
-    /// Removes the longest idle ones for as long as `expired` says so of them, and hands them over.
+    /// Removes the longest idle ones for as long as `expired` says so of them and more than `min` are
+    /// live, and hands them over.
     pub fn expire(
         &mut self,
+        min: usize,
         expired: impl Fn(&T) -> bool,
     ) -> impl ExactSizeIterator<Item = T> + '_ {
-        let count = self.idle.iter().take_while(|item| expired(item)).count();
+        let most = self.live.saturating_sub(min);
+        let count = self.idle.iter().take(most).take_while(|item| expired(item)).count();
         self.live = self.live.saturating_sub(count);
         self.idle.drain(..count)
     }
@@ -137,9 +146,22 @@ mod tests {
         assert_eq!(pool.oldest(), None);
         [10, 20, 30].into_iter().for_each(|since| pool.give_back(since));
         assert_eq!(pool.oldest(), Some(&10));
-        assert_eq!(pool.expire(|&since| since <= 20).collect::<Vec<_>>(), [10, 20]);
+        assert_eq!(pool.expire(0, |&since| since <= 20).collect::<Vec<_>>(), [10, 20]);
         assert_eq!((pool.idle(), pool.live()), (1, 2));
-        assert_eq!(pool.expire(|&since| since <= 20).len(), 0);
+        assert_eq!(pool.expire(0, |&since| since <= 20).len(), 0);
+        // One is in use, and one has to stay.
+        assert_eq!(pool.expire(2, |_| true).len(), 0);
+        assert_eq!(pool.expire(1, |_| true).len(), 1);
+    }
+
+    #[test]
+    fn another_one_is_made_beside_those_that_are_idle() {
+        let mut pool = Pool::new(2);
+        assert!(pool.reserve());
+        pool.give_back(1);
+        assert!(pool.reserve());
+        assert!(!pool.reserve(), "no more than the maximum");
+        assert_eq!((pool.idle(), pool.live()), (1, 2));
     }
 
     proptest! {
@@ -161,7 +183,7 @@ mod tests {
                         pool.forget();
                         out -= 1;
                     }
-                    4 => drop(pool.expire(|()| true)),
+                    4 => drop(pool.expire(0, |()| true)),
                     _ => drop(pool.trim(1)),
                 }
                 prop_assert!(pool.live() <= max);

@@ -28,7 +28,8 @@ pub struct Pace {
     /// Periods that the turn under way has lasted, or the call that began in it.
     periods: AtomicU32,
     period_us: AtomicU32,
-    /// What the call under way ran in earlier turns, and what it may run in all, in microseconds.
+    /// What the call under way ran in earlier turns, and what it may run in all, in microseconds;
+    /// `UNKNOWN` before one has begun.
     before_us: AtomicU64,
     limit_us: AtomicU64,
     /// The thread's CPU time, in microseconds, from which on the turn under way counts; `UNKNOWN` until
@@ -41,7 +42,7 @@ pub struct Pace {
     wake: Condvar,
 }
 
-/// Not read yet.
+/// Not read yet, or not said.
 const UNKNOWN: u64 = u64::MAX;
 
 /// How long a call has run and may run, from turn to turn. Time is the CPU time of the thread that
@@ -51,20 +52,26 @@ pub struct Ran {
     /// `None` before the end of its first turn, which costs nothing: the slice bounds it, and its clock
     /// would have to be read for each request.
     time: Option<Duration>,
-    limit: Duration,
+    /// `None` before a call of the guest has begun.
+    limit: Option<Duration>,
 }
 
 impl Ran {
+    /// Of a call that has run for nothing yet, and may run for `limit`.
+    pub fn limited(limit: Duration) -> Self {
+        Ran { time: Some(Duration::ZERO), limit: Some(limit) }
+    }
+
     /// Whether it has used up its time in turns too short for the ticker to see. Twice the limit: a
     /// guest in a loop is to be stopped inside, where its stack shows the place, even when the ticker
     /// comes late.
     pub fn is_overdue(&self) -> bool {
-        self.time.is_some_and(|time| time > 2 * self.limit)
+        self.time.zip(self.limit).is_some_and(|(time, limit)| time > 2 * limit)
     }
 
-    /// What the call may run in all.
+    /// What the call may run in all; nothing before it has begun.
     pub fn limit(&self) -> Duration {
-        self.limit
+        self.limit.unwrap_or_default()
     }
 
     /// Adds what a turn costs beside the guest's own time.
@@ -84,7 +91,7 @@ impl Pace {
         };
         self.periods.store(0, Ordering::Relaxed);
         self.before_us.store(before, Ordering::Relaxed);
-        self.limit_us.store(micros(ran.limit), Ordering::Relaxed);
+        self.limit_us.store(ran.limit.map_or(UNKNOWN, micros), Ordering::Relaxed);
         self.since_us.store(since, Ordering::Relaxed);
         self.begun.store(false, Ordering::Relaxed);
         // Ordered against `asleep`, as in the thread the other way round: one of the two sees the
@@ -171,7 +178,10 @@ impl Turn<'_> {
                 before + Duration::from_micros(cpu_us().saturating_sub(since))
             }
         };
-        let limit = Duration::from_micros(pace.limit_us.load(Ordering::Relaxed));
+        let limit = match pace.limit_us.load(Ordering::Relaxed) {
+            UNKNOWN => None,
+            us => Some(Duration::from_micros(us)),
+        };
         Ran { time: Some(time), limit }
     }
 }

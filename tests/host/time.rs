@@ -101,7 +101,8 @@ fn a_start_has_a_limit_of_its_own_and_a_call_begins_anew() {
         (func (export "handle_request") (result i64) (i64.const 1))
         (func (export "handle_response") (param i32 i32)))"#;
     let engine = Engine::new(Compile::Serial).expect("an engine");
-    let limits = Limits { slice: Some(MS), timeout: MS, start_timeout: 20 * MS, ..Limits::default() };
+    let limits =
+        Limits { slice: Some(MS), timeout: MS, start_timeout: 20 * MS, ..Limits::default() };
     let module = compile(&engine, wat.as_bytes()).expect("compiles");
     let guest = Guest::new(&engine, &module, Settings { limits, ..settings() }).expect("loads");
     let _ticker = Ticker::start(&engine, MS, || ()).expect("a thread");

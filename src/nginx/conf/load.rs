@@ -14,7 +14,7 @@ use crate::nginx::conf::line::{Line, read};
 use crate::nginx::conf::settings::{MainConf, Reported};
 use crate::nginx::exchange::host::{Exchange, Plugin};
 use crate::nginx::guests::line;
-use crate::nginx::guests::plugin::{OnError, PoolSettings};
+use crate::nginx::guests::plugin::Service;
 use crate::nginx::guests::status::Identified;
 use crate::nginx::guests::worker;
 use crate::nginx::ngx::log::{Escaped, NOTICE, WARN};
@@ -24,16 +24,14 @@ use crate::runtime::guest::{Guest, Settings};
 use crate::runtime::inspect::ignores_responses;
 use crate::runtime::precompiled::{Sha256Digest, digest, hex, is_precompiled};
 use crate::runtime::snapshot::{Snapshot, Start};
-use crate::runtime::{Compile, Engine, Layout, Module, breaker};
+use crate::runtime::{Compile, Engine, Layout, Module};
 
 /// What makes two `http_wasm` lines mean the same guest, with the same instances.
 #[derive(PartialEq, Eq, Hash)]
 pub(crate) struct Key {
     pub(crate) path: Vec<u8>,
     pub(crate) settings: Settings,
-    pub(crate) pool: PoolSettings,
-    pub(crate) on_error: OnError,
-    pub(crate) breaker: Option<breaker::Settings>,
+    pub(crate) service: Service,
     pub(crate) snapshot: Snapshot,
 }
 
@@ -95,6 +93,19 @@ impl Loader {
         self.shared.as_ref().map(|shared| shared.instances as usize)
     }
 
+    /// Starts the instances that are to be ready before this process takes requests.
+    pub(crate) fn make_ready(&self) {
+        let mut plugins: Vec<_> = self.plugins.iter().collect();
+        // The same order each time.
+        plugins.sort_by_key(|(key, _)| (&key.path, &key.settings.name));
+        plugins.iter().for_each(|(_, (plugin, _))| Plugin::make_ready(plugin));
+    }
+
+    /// Instances that are to be ready, of all guests.
+    pub(crate) fn ready(&self) -> usize {
+        self.plugins.keys().map(|key| key.service.pool.min).sum()
+    }
+
     /// Whether a guest of this line was loaded, with whatever settings.
     pub(crate) fn has(&self, line: &Line) -> bool {
         self.plugins.keys().any(|key| {
@@ -152,7 +163,7 @@ impl Loader {
         let guest = guest.map_err(|error| one_line(cf, &error))?.with(ready.start);
         let guest = guest.ignoring_responses(ready.ignores_responses);
         // In the place of a new instance.
-        let guest = match key.pool.requests {
+        let guest = match key.service.pool.requests {
             1 => guest.resettable(find_written),
             _ => guest,
         };
@@ -169,8 +180,9 @@ impl Loader {
         let load = began.elapsed();
         let meter = conf.http.meters.of(&identified, &source, bytes.len() as u64, load);
         let waiting = &shared.waiting;
-        let Key { pool, on_error, breaker, .. } = key;
-        let plugin = Plugin::new(guest, engine, waiting, pool, on_error, breaker, meter);
+        let service = key.service;
+        let alone = Exchange::of_worker;
+        let plugin = Plugin::new(guest, engine, waiting, service, meter, alone);
         self.plugins.insert(key, (Rc::clone(&plugin), source));
         Ok(plugin)
     }

@@ -18,7 +18,7 @@ use crate::nginx::conf::load::{CachePath, Key, Loader};
 use crate::nginx::exchange::host::Plugin;
 use crate::nginx::exchange::settings::{Http, Listed, Location};
 use crate::nginx::exchange::variables::Used;
-use crate::nginx::guests::plugin::{OnError, PoolSettings};
+use crate::nginx::guests::plugin::{OnError, PoolSettings, Service};
 use crate::nginx::ngx::ffi::guard;
 use crate::nginx::ngx::module;
 use crate::runtime::guest::{Dir, Settings};
@@ -313,9 +313,11 @@ impl LocConf {
                     dirs: self.dirs.as_deref().cloned().unwrap_or_default(),
                     strict: self.strict.unwrap_or(false),
                 },
-                pool: self.pool(),
-                on_error: self.on_error.unwrap_or_default(),
-                breaker: self.breaker.unwrap_or(Some(breaker::Settings::default())),
+                service: Service {
+                    pool: self.pool(),
+                    on_error: self.on_error.unwrap_or_default(),
+                    breaker: self.breaker.unwrap_or(Some(breaker::Settings::default())),
+                },
                 snapshot: self.snapshot(),
             };
             let mut loader = std::mem::take(&mut main.loader);
@@ -325,6 +327,15 @@ impl LocConf {
             let condition = line.condition;
             self.location.guests.push(Listed { plugin: Rc::clone(&plugin), condition });
             let instances = main.loader.instances().unwrap_or(usize::MAX);
+            let ready = main.loader.ready();
+            if ready > instances {
+                let text = format_args!(
+                    "\"min=\" of \"http_wasm_pool\" makes {ready} instances of all guests, and \
+                     \"http_wasm_instances\" is {instances}"
+                );
+                line.place.report(cf, EMERG, &line.path, text);
+                return Err(Reported);
+            }
             if cf.is_location()
                 && let Some(reason) = self.never_served(&plugin, instances)
             {
@@ -366,6 +377,23 @@ pub(crate) unsafe fn main_conf<'a>(cf: *mut ngx_conf_t) -> &'a mut MainConf {
     unsafe {
         let ctx = (*cf).ctx.cast::<nginx_sys::ngx_http_conf_ctx_t>();
         &mut *(*(*ctx).main_conf.add(module::ctx_index())).cast::<MainConf>()
+    }
+}
+
+/// A process is about to serve requests of this cycle: instances that are to be ready are started.
+///
+/// # Safety
+/// `cycle` is a live one of nginx's, and nothing else uses its main configuration meanwhile.
+pub(crate) unsafe fn make_ready(cycle: *mut nginx_sys::ngx_cycle_t) {
+    // SAFETY: the http module's slot is null or its ngx_http_conf_ctx_t, which has a slot for every
+    // http module; ours is what create_main_conf returned.
+    let main = unsafe {
+        let http = *(*cycle).conf_ctx.add(nginx_sys::ngx_http_module.index);
+        let http = http.cast::<nginx_sys::ngx_http_conf_ctx_t>().as_ref();
+        http.and_then(|http| (*http.main_conf.add(module::ctx_index())).cast::<MainConf>().as_ref())
+    };
+    if let Some(main) = main {
+        main.loader.make_ready();
     }
 }
 

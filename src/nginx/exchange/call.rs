@@ -11,12 +11,9 @@ use nginx_sys::ngx_int_t;
 
 use crate::nginx::exchange::host::{Lease, Plugin};
 use crate::nginx::exchange::wait::Wait;
+use crate::nginx::guests::worker::TURN_COST;
 use crate::runtime::ticker::Ran;
 use crate::status::cells::{Counter, Timed};
-
-/// What a turn costs the worker beside the guest's own time: a round of the event loop. Without it a
-/// guest that does nothing but give up its turn would go on for many times its limit.
-const TURN_COST: Duration = Duration::from_micros(20);
 
 /// How a `handle_request` ended.
 pub(crate) enum Asked {

@@ -13,6 +13,7 @@ use crate::host::{Chunk, Host, Refusal, Sink, Source, Write, matching};
 use crate::nginx::exchange::settings::{Given, Http, Location};
 use crate::nginx::exchange::shared::{Io, IoRef, Keeper, Lost, Shared};
 use crate::nginx::guests::plugin;
+use crate::nginx::guests::start::Naps;
 use crate::nginx::ngx::body;
 use crate::nginx::ngx::ffi::NoMemory;
 use crate::nginx::ngx::field::FieldLine;
@@ -46,8 +47,16 @@ pub(crate) struct Exchange {
 enum Occasion {
     /// A request.
     Request(Lent),
-    /// Its start, while a configuration is read. What it may log is limited, too.
-    Start(Box<Kept>),
+    /// Its start. What it may log is limited, too.
+    Start(Box<Kept>, Place),
+}
+
+/// Where a guest starts.
+enum Place {
+    /// In a process of its own, while a configuration is read: it may wait for as long as it likes.
+    Child,
+    /// In a worker, which has others to serve.
+    Worker(Rc<Naps>),
 }
 
 struct Lent {
@@ -123,22 +132,28 @@ impl Exchange {
         }
     }
 
-    /// An exchange without a request.
+    /// An exchange without a request, for a start while the configuration is read.
     pub(crate) fn without_request(name: Rc<str>, log: Log) -> Self {
-        Exchange { name, log, occasion: Occasion::Start(Box::default()) }
+        Exchange { name, log, occasion: Occasion::Start(Box::default(), Place::Child) }
+    }
+
+    /// The same for a start in a worker, which may outlive the request that it is for.
+    pub(crate) fn of_worker(name: Rc<str>, naps: &Rc<Naps>) -> Self {
+        let place = Place::Worker(Rc::clone(naps));
+        Exchange { name, log: Log::cycle(), occasion: Occasion::Start(Box::default(), place) }
     }
 
     fn lent(&self) -> Option<&Lent> {
         match &self.occasion {
             Occasion::Request(lent) => Some(lent),
-            Occasion::Start(_) => None,
+            Occasion::Start(..) => None,
         }
     }
 
     fn lent_mut(&mut self) -> Option<&mut Lent> {
         match &mut self.occasion {
             Occasion::Request(lent) => Some(lent),
-            Occasion::Start(_) => None,
+            Occasion::Start(..) => None,
         }
     }
 
@@ -262,14 +277,14 @@ impl Host for Exchange {
     fn kept(&self) -> Option<&Kept> {
         match &self.occasion {
             Occasion::Request(lent) => lent.io.as_deref().map(|io| &io.kept),
-            Occasion::Start(kept) => Some(kept),
+            Occasion::Start(kept, _) => Some(kept),
         }
     }
 
     fn kept_mut(&mut self) -> Option<&mut Kept> {
         match &mut self.occasion {
             Occasion::Request(lent) => lent.io.as_deref_mut().map(|io| &mut io.kept),
-            Occasion::Start(kept) => Some(kept),
+            Occasion::Start(kept, _) => Some(kept),
         }
     }
 
@@ -488,10 +503,10 @@ impl Host for Exchange {
 
     fn sleep(&mut self, time: Duration) -> impl Future<Output = ()> + Send {
         OneThread(async move {
-            match self.lent() {
-                Some(lent) => lent.shared().sleep(time).await,
-                // Start functions at configuration time run in a process of their own.
-                None => std::thread::sleep(time),
+            match &self.occasion {
+                Occasion::Request(lent) => lent.shared().sleep(time).await,
+                Occasion::Start(_, Place::Worker(naps)) => naps.sleep(time).await,
+                Occasion::Start(_, Place::Child) => std::thread::sleep(time),
             }
         })
     }

@@ -15,7 +15,9 @@ use crate::nginx::exchange::settings::Http;
 use crate::nginx::exchange::shared::ClientBody;
 use crate::nginx::exchange::wait::{Need, Side, Wait};
 use crate::nginx::guests::fault::Fault;
+use crate::nginx::guests::line::Ticket;
 use crate::nginx::guests::plugin::Claim;
+use crate::nginx::guests::start::Start;
 use crate::nginx::guests::status::Outcome;
 use crate::nginx::ngx::body;
 use crate::nginx::ngx::ffi::{DONE, SPECIAL_RESPONSE, guard};
@@ -64,20 +66,7 @@ async fn run_request(
     ctx: &Rc<Ctx>,
     held: &mut Option<Lease>,
 ) -> Result<Asked, Fault> {
-    let lease = match Plugin::lease(plugin, || ctx.waiter())? {
-        Claim::Lease(lease) => lease,
-        Claim::Ticket(ticket) => {
-            // Seldom, and large: in memory of its own.
-            Box::pin(ctx.until(Need::Line(ticket.patience))).await;
-            ticket.redeem().ok_or(Fault::Busy)?
-        }
-    };
-    let lease = held.insert(lease);
-    ctx.set_pass(lease.admit()?);
-    if lease.instance().is_none() {
-        let instance = Box::pin(plugin.guest().start(Exchange::lend(plugin, ctx.clone()))).await;
-        lease.fill(instance.map_err(Fault::Start)?);
-    }
+    let lease = find_instance(plugin, ctx, held).await?;
     let instance = lease.instance().ok_or(Fault::Busy)?;
     let next = instance.handle_request(Exchange::lend(plugin, ctx.clone())).await;
     let features = instance.features();
@@ -103,6 +92,78 @@ async fn run_request(
             }
         }
     }
+}
+
+/// An instance that is idle, comes free or is started, for this request or another one.
+async fn find_instance<'h>(
+    plugin: &Rc<Plugin>,
+    ctx: &Rc<Ctx>,
+    held: &'h mut Option<Lease>,
+) -> Result<&'h mut Lease, Fault> {
+    let mut claim = Plugin::lease(plugin, || ctx.waiter())?;
+    loop {
+        let lease = match claim {
+            Claim::Lease(lease) => lease,
+            // Seldom, and large: in memory of its own.
+            Claim::Ticket(ticket) => Box::pin(wait_in_line(plugin, ctx, &ticket)).await?,
+        };
+        let lease = held.insert(lease);
+        ctx.set_pass(lease.admit()?);
+        if lease.instance().is_some() {
+            break;
+        }
+        match Box::pin(start(plugin, ctx, held)).await? {
+            None => break,
+            Some(ticket) => claim = Claim::Ticket(ticket),
+        }
+    }
+    held.as_mut().ok_or(Fault::Busy)
+}
+
+/// Starts the instance that a lease gives leave for, in one turn; or waits for it like others.
+async fn start(
+    plugin: &Rc<Plugin>,
+    ctx: &Rc<Ctx>,
+    held: &mut Option<Lease>,
+) -> Result<Option<Rc<Ticket<Exchange>>>, Fault> {
+    // What has begun since leave was given.
+    let mut start = plugin.may_start().then(|| Start::of(plugin));
+    if let Some(start) = &mut start
+        && let Poll::Ready(result) = start.first_turn().await
+    {
+        let instance = result.map_err(Fault::Start)?;
+        if let Some(lease) = held {
+            lease.fill(instance);
+        }
+        return Ok(None);
+    }
+    let lease = held.take();
+    Ok(lease.map(|lease| Plugin::wait_for_start(lease, start, ctx.waiter())))
+}
+
+/// Waits for its turn: as long as the pool lets it, and for one start that is under way then.
+async fn wait_in_line(
+    plugin: &Rc<Plugin>,
+    ctx: &Ctx,
+    ticket: &Ticket<Exchange>,
+) -> Result<Lease, Fault> {
+    let settled = || match ticket.redeem() {
+        Some(lease) => Some(Ok(lease)),
+        None => ticket.is_refused().then_some(Err(Fault::Unstarted)),
+    };
+    let start = plugin.guest().settings().limits.start_timeout;
+    // Its start may have failed already.
+    let mut end = settled();
+    for patience in [ticket.patience, start] {
+        if end.is_none() {
+            ctx.until(Need::Line(patience)).await;
+            end = settled();
+        }
+        if end.is_none() && !plugin.is_starting() {
+            break;
+        }
+    }
+    end.unwrap_or(Err(Fault::Busy))
 }
 
 /// On the instance that handled the request.

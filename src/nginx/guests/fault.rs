@@ -22,6 +22,9 @@ pub(crate) enum Fault {
     /// A further instance could not be started.
     #[error("cannot start an instance: {0}")]
     Start(LoadError),
+    /// The start of an instance, for which it waited, has failed.
+    #[error("cannot start an instance, as another request or the worker has found")]
+    Unstarted,
     /// The thread that measures its time could not be started.
     #[error("cannot start a thread: {0}")]
     Ticker(io::Error),
@@ -42,7 +45,7 @@ impl Fault {
     pub(crate) fn is_the_guests(&self) -> bool {
         let error = match self {
             Fault::Timeout(_) => return true,
-            Fault::Ticker(_) | Fault::Busy | Fault::Resting(_) => return false,
+            Fault::Unstarted | Fault::Ticker(_) | Fault::Busy | Fault::Resting(_) => return false,
             Fault::Start(LoadError::Start(error)) | Fault::Call(error) => error,
             Fault::Start(_) => return true,
         };
@@ -56,7 +59,7 @@ impl Fault {
     pub(crate) fn cause(&self) -> Failure {
         let error = match self {
             Fault::Call(error) => error,
-            Fault::Start(_) => return Failure::Start,
+            Fault::Start(_) | Fault::Unstarted => return Failure::Start,
             Fault::Timeout(_) => return Failure::Timeout,
             Fault::Busy => return Failure::Busy,
             Fault::Resting(_) => return Failure::Resting,
@@ -76,9 +79,11 @@ impl Fault {
     pub(crate) const fn status(&self) -> ngx_int_t {
         match self {
             Fault::Call(_) | Fault::Timeout(_) => INTERNAL_SERVER_ERROR,
-            Fault::Start(_) | Fault::Ticker(_) | Fault::Busy | Fault::Resting(_) => {
-                SERVICE_UNAVAILABLE
-            }
+            Fault::Start(_)
+            | Fault::Unstarted
+            | Fault::Ticker(_)
+            | Fault::Busy
+            | Fault::Resting(_) => SERVICE_UNAVAILABLE,
         }
     }
 
@@ -118,6 +123,7 @@ impl Fault {
         match self {
             Fault::Call(error) => limited_by(error.cause(), "http_wasm_timeout"),
             Fault::Start(error) => start_directive(error),
+            Fault::Unstarted => None,
             Fault::Timeout(_) => Some("http_wasm_timeout"),
             Fault::Busy => Some("http_wasm_pool"),
             Fault::Resting(_) => Some("http_wasm_breaker"),
@@ -140,7 +146,11 @@ impl Fault {
         let backtrace = match self {
             Fault::Call(error) => error.backtrace(),
             Fault::Start(error) => error.backtrace(),
-            Fault::Ticker(_) | Fault::Timeout(_) | Fault::Busy | Fault::Resting(_) => None,
+            Fault::Unstarted
+            | Fault::Ticker(_)
+            | Fault::Timeout(_)
+            | Fault::Busy
+            | Fault::Resting(_) => None,
         };
         for frame in backtrace.iter().flat_map(|frames| frames.lines()) {
             log.write(ERR, format_args!("{who}:   {}", Escaped(frame.as_bytes())));

@@ -22,6 +22,8 @@ pub(crate) struct Ticket<H: Host> {
     plugin: Rc<Plugin<H>>,
     waiter: Weak<dyn Waiter>,
     lease: Cell<Option<Lease<H>>>,
+    /// There is nothing to wait for any more.
+    refused: Cell<bool>,
     /// How long its guest lets it wait.
     pub(crate) patience: Duration,
     _waiting: Held,
@@ -37,12 +39,18 @@ impl<H: Host> Ticket<H> {
         plugin.waiting.set(plugin.waiting.get() + 1);
         plugin.line.waiting.set(plugin.line.waiting.get() + 1);
         let (plugin, lease) = (Rc::clone(plugin), Cell::new(None));
-        Rc::new(Ticket { plugin, waiter, lease, patience, _waiting: waiting })
+        let refused = Cell::new(false);
+        Rc::new(Ticket { plugin, waiter, lease, refused, patience, _waiting: waiting })
     }
 
     /// What it waited for, once that is there.
     pub(crate) fn redeem(&self) -> Option<Lease<H>> {
         self.lease.take()
+    }
+
+    /// Whether the start that it waited for has failed.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.refused.get()
     }
 }
 
@@ -86,10 +94,11 @@ impl<H: Host> Line<H> {
     }
 
     /// Room for one more instance of `plugin`, to be given back with [`Line::release`]: free, or that
-    /// of another guest's idle instance.
-    pub(crate) fn claim(&self, plugin: &Rc<Plugin<H>>) -> bool {
-        // An instance that goes gives its room back first.
-        if self.taken.get() >= self.max && !self.evict(plugin) {
+    /// of another guest's idle instance; beside that of as many as others wait for.
+    pub(crate) fn claim(&self, plugin: &Rc<Plugin<H>>, spoken_for: usize) -> bool {
+        // An instance that goes gives its room back first. None goes for who comes later.
+        let taken = self.taken.get() + spoken_for;
+        if taken >= self.max && (spoken_for > 0 || !self.evict(plugin)) {
             return false;
         }
         self.taken.set(self.taken.get() + 1);
@@ -120,11 +129,33 @@ impl<H: Host> Line<H> {
         self.serve();
     }
 
+    /// Goes to the beginning of the line, to be served when something comes free: it has waited already.
+    pub(crate) fn join_first(&self, ticket: &Rc<Ticket<H>>) {
+        self.tickets.borrow_mut().push_front(Rc::downgrade(ticket));
+    }
+
+    /// Nobody gets an instance of this guest: the start that they waited for has failed.
+    pub(crate) fn refuse(&self, plugin: &Rc<Plugin<H>>) {
+        let is_its = |ticket: &Weak<Ticket<H>>| {
+            ticket.upgrade().filter(|ticket| Rc::ptr_eq(&ticket.plugin, plugin))
+        };
+        let refused: Vec<_> = self.tickets.borrow().iter().filter_map(is_its).collect();
+        self.tickets.borrow_mut().retain(|ticket| is_its(ticket).is_none());
+        for ticket in refused {
+            ticket.refused.set(true);
+            if let Some(waiter) = ticket.waiter.upgrade() {
+                waiter.served();
+            }
+        }
+    }
+
     /// Serves the first in the line who can use what has come free, and the next, until nobody can.
     pub(crate) fn serve(&self) {
         let mut at = 0;
-        // Guests all of whose instances are in use.
+        // Guests that have nothing for those who come later either.
         let mut full: Vec<Rc<Plugin<H>>> = Vec::new();
+        // How many of those passed over will start another one when they may.
+        let mut spoken_for = 0;
         loop {
             let Some(ticket) = self.tickets.borrow().get(at).map(Weak::upgrade) else {
                 return;
@@ -134,10 +165,11 @@ impl<H: Host> Line<H> {
                 continue;
             };
             if full.iter().any(|plugin| Rc::ptr_eq(plugin, &ticket.plugin)) {
+                spoken_for += usize::from(!ticket.plugin.may_leave());
                 at += 1;
                 continue;
             }
-            match Plugin::take(&ticket.plugin) {
+            match Plugin::take(&ticket.plugin, spoken_for) {
                 Taken::Lease(lease) => {
                     self.tickets.borrow_mut().remove(at);
                     ticket.lease.set(Some(lease));
@@ -145,12 +177,13 @@ impl<H: Host> Line<H> {
                         waiter.served();
                     }
                 }
-                Taken::Full => {
+                // No guest has an idle instance, or that would have made room.
+                Taken::NoRoom if spoken_for == 0 => return,
+                taken @ (Taken::Full | Taken::Starting | Taken::NoRoom) => {
+                    spoken_for += usize::from(matches!(taken, Taken::Starting));
                     full.push(Rc::clone(&ticket.plugin));
                     at += 1;
                 }
-                // No guest has an idle instance, or that would have made room.
-                Taken::NoRoom => return,
             }
         }
     }
@@ -159,7 +192,7 @@ impl<H: Host> Line<H> {
     fn evict(&self, but: &Rc<Plugin<H>>) -> bool {
         let plugins = self.plugins.borrow();
         let others = plugins.iter().filter_map(Weak::upgrade).filter(|it| !Rc::ptr_eq(it, but));
-        let richest = others.map(|it| (it.idle(), it)).max_by_key(|&(idle, _)| idle);
+        let richest = others.map(|it| (it.spare(), it)).max_by_key(|&(spare, _)| spare);
         match richest {
             Some((1.., plugin)) => {
                 plugin.drop_idle();
@@ -176,6 +209,8 @@ pub(crate) enum Taken<H: Host> {
     Lease(Lease<H>),
     /// As many as the guest may have are in use.
     Full,
+    /// As many of it as may start at a time are being started.
+    Starting,
     /// It may have another one, and there is no room for it in the worker.
     NoRoom,
 }

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nginx_sys::ngx_event_t;
 
@@ -10,6 +10,7 @@ use crate::abi::Level;
 use crate::host::Host;
 use crate::nginx::guests::fault::{Fault, Kind};
 use crate::nginx::guests::line::{Line, Taken, Ticket, Waiter};
+use crate::nginx::guests::start::{Alone, Naps, Start, Starts};
 use crate::nginx::guests::status::{Held, Meter, Metered};
 use crate::nginx::guests::worker;
 use crate::nginx::ngx::ffi::{self, guard};
@@ -28,6 +29,10 @@ use crate::status::cells::{Counter, Gauge};
 pub(crate) struct PoolSettings {
     /// Instances, in use and idle; `worker_connections` if not set.
     pub(crate) max: Option<usize>,
+    /// Instances that are made before the worker takes requests, and not dropped while they are idle.
+    pub(crate) min: usize,
+    /// Instances that start at a time.
+    pub(crate) start: usize,
     /// Idle instances that are kept.
     pub(crate) idle: usize,
     /// How long one is kept that nobody needs; for ever if not set.
@@ -44,6 +49,10 @@ impl Default for PoolSettings {
     fn default() -> Self {
         PoolSettings {
             max: None,
+            min: 0,
+            // Two that start at a time on one thread are ready when the second would have been, and so is
+            // the first.
+            start: 1,
             idle: usize::MAX,
             // As long as nginx keeps idle connections to upstream servers.
             idle_timeout: Some(Duration::from_secs(60)),
@@ -52,6 +61,15 @@ impl Default for PoolSettings {
             requests: u64::MAX,
         }
     }
+}
+
+/// How a worker serves requests with a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Service {
+    pub(crate) pool: PoolSettings,
+    pub(crate) on_error: OnError,
+    /// None where it is off.
+    pub(crate) breaker: Option<breaker::Settings>,
 }
 
 /// What becomes of a request whose guest fails.
@@ -77,6 +95,14 @@ pub(crate) struct Plugin<H: Host> {
     pub(crate) line: Rc<Line<H>>,
     /// Calls of it that wait in the line.
     pub(crate) waiting: Cell<usize>,
+    /// Leases that are leave to start an instance, or to go on with it.
+    leaves: Cell<usize>,
+    /// Instances whose start goes on by itself.
+    pub(crate) starts: Starts<H>,
+    /// Whether there was one: others will, too.
+    starts_slowly: Cell<bool>,
+    /// What start functions are lent.
+    alone: Alone<H>,
     settings: PoolSettings,
     on_error: OnError,
     /// None where it is off.
@@ -94,11 +120,11 @@ impl<H: Host> Plugin<H> {
         guest: Guest<H>,
         engine: Engine,
         line: &Rc<Line<H>>,
-        settings: PoolSettings,
-        on_error: OnError,
-        breaker: Option<breaker::Settings>,
+        service: Service,
         meter: Rc<Meter>,
+        alone: Alone<H>,
     ) -> Rc<Self> {
+        let Service { pool: settings, on_error, breaker } = service;
         let plugin = Rc::new(Plugin {
             engine,
             name: guest.name().into(),
@@ -107,6 +133,10 @@ impl<H: Host> Plugin<H> {
             expiry: Timer::new(),
             line: Rc::clone(line),
             waiting: Cell::new(0),
+            leaves: Cell::new(0),
+            starts: Starts::default(),
+            starts_slowly: Cell::new(false),
+            alone,
             settings,
             on_error,
             breaker: breaker.map(|settings| RefCell::new(Breaker::new(settings))),
@@ -140,58 +170,174 @@ impl<H: Host> Plugin<H> {
         Rc::clone(&self.name)
     }
 
-    /// A place in the pool, with an idle instance or leave to make one; or one in the line.
+    /// What a start of it is lent, in a worker.
+    pub(crate) fn alone(&self, naps: &Rc<Naps>) -> H {
+        (self.alone)(self.name(), naps)
+    }
+
+    /// Whether an instance is being started that does not come at once.
+    pub(crate) fn is_starting(&self) -> bool {
+        self.starts.count() > 0
+    }
+
+    /// Whether another one may be.
+    pub(crate) fn may_start(&self) -> bool {
+        self.starts.count() < self.settings.start
+    }
+
+    /// Whether there may be another leave to start one. Of a guest that starts at once there may be as
+    /// many as there is room for.
+    pub(crate) fn may_leave(&self) -> bool {
+        !self.starts_slowly.get() || self.leaves.get() < self.settings.start
+    }
+
+    /// A start did not come to its end at once.
+    pub(crate) fn note_slow(&self) {
+        self.starts_slowly.set(true);
+    }
+
+    /// Makes sure that its time is measured.
+    pub(crate) fn keep_time(&self) -> Result<(), Fault> {
+        match self.engine.interrupts() {
+            true => worker::keep_time(&self.engine).map_err(Fault::Ticker),
+            false => Ok(()),
+        }
+    }
+
+    /// A place in the pool, with an idle instance or leave to start one; or one in the line.
     pub(crate) fn lease(
         plugin: &Rc<Self>,
         waiter: impl FnOnce() -> Weak<dyn Waiter>,
     ) -> Result<Claim<H>, Fault> {
-        if plugin.engine.interrupts() {
-            worker::keep_time(&plugin.engine).map_err(Fault::Ticker)?;
-        }
+        plugin.keep_time()?;
         if let Some(left) = plugin.breaker(|breaker| breaker.refuses(timer::now())) {
             return Err(Fault::Resting(left));
         }
         // Whoever waits was there first.
         if plugin.line.is_empty()
-            && let Taken::Lease(lease) = Plugin::take(plugin)
+            && let Taken::Lease(lease) = Plugin::take(plugin, 0)
         {
             return Ok(Claim::Lease(lease));
         }
         let before = plugin.waiting.get();
-        let waiting = Meter::hold(&plugin.meter, Gauge::Waiting);
-        let ticket = Ticket::new(plugin, waiter(), plugin.settings.wait, waiting);
+        let ticket = Plugin::ticket(plugin, waiter());
         plugin.line.join(&ticket);
         if let Some(lease) = ticket.redeem() {
             // Whoever stands before waits for something else.
             return Ok(Claim::Lease(lease));
         }
-        if before >= plugin.settings.queue.unwrap_or_else(connections) {
+        // The queue is for those who wait because all instances are in use.
+        if before >= plugin.settings.queue.unwrap_or_else(connections) && !plugin.is_starting() {
             return Err(Fault::Busy);
         }
         Ok(Claim::Ticket(ticket))
     }
 
-    /// What the pool has: an idle instance, or leave to make one.
-    pub(crate) fn take(plugin: &Rc<Self>) -> Taken<H> {
-        let mut pool = plugin.pool.borrow_mut();
-        let pool =
-            pool.get_or_insert_with(|| Pool::new(plugin.settings.max.unwrap_or_else(connections)));
-        let idle = match pool.take() {
-            Take::Idle(idle) => Some(idle),
-            Take::Create if plugin.line.claim(plugin) => None,
-            Take::Create => {
-                pool.forget();
-                return Taken::NoRoom;
+    fn ticket(plugin: &Rc<Self>, waiter: Weak<dyn Waiter>) -> Rc<Ticket<H>> {
+        let waiting = Meter::hold(&plugin.meter, Gauge::Waiting);
+        Ticket::new(plugin, waiter, plugin.settings.wait, waiting)
+    }
+
+    /// Lets a start go on by itself; without one, others are under way. Whoever had leave for it waits,
+    /// before all others, for whatever comes free first.
+    pub(crate) fn wait_for_start(
+        lease: Lease<H>,
+        start: Option<Start<H>>,
+        waiter: Weak<dyn Waiter>,
+    ) -> Rc<Ticket<H>> {
+        let plugin = Rc::clone(lease.plugin());
+        let ticket = Plugin::ticket(&plugin, waiter);
+        // First, so that nobody is served before it.
+        plugin.line.join_first(&ticket);
+        match start {
+            Some(start) => start.detach(lease),
+            None => drop(lease),
+        }
+        ticket
+    }
+
+    /// What the pool has: an idle instance, or leave to start one. Others wait already for the room of
+    /// `spoken_for` instances.
+    pub(crate) fn take(plugin: &Rc<Self>, spoken_for: usize) -> Taken<H> {
+        let taken = plugin.with_pool(Pool::take);
+        match taken {
+            Take::Idle(Idle { instance, served, .. }) => {
+                let in_flight = Meter::hold(&plugin.meter, Gauge::InFlight);
+                Taken::Lease(Lease::new(plugin, Place::Instance { instance, served }, in_flight))
             }
-            Take::Full => return Taken::Full,
+            Take::Create => Plugin::leave(plugin, spoken_for),
+            Take::Full => Taken::Full,
+        }
+    }
+
+    /// Leave to start an instance, which the pool has room for.
+    fn leave(plugin: &Rc<Self>, spoken_for: usize) -> Taken<H> {
+        let refused = match plugin.may_leave() {
+            false => Taken::Starting,
+            true if plugin.line.claim(plugin, spoken_for) => {
+                let in_flight = Meter::hold(&plugin.meter, Gauge::InFlight);
+                let place = Place::Leave { _leave: Leave::of(plugin) };
+                return Taken::Lease(Lease::new(plugin, place, in_flight));
+            }
+            true => Taken::NoRoom,
         };
-        let (instance, served) = match idle {
-            Some(Idle { instance, served, .. }) => (Some(instance), served),
-            None => (None, 0),
-        };
-        let in_flight = Meter::hold(&plugin.meter, Gauge::InFlight);
-        let plugin = Rc::clone(plugin);
-        Taken::Lease(Lease { plugin, instance, served, pass: Pass::Normal, _in_flight: in_flight })
+        plugin.with_pool(Pool::forget);
+        refused
+    }
+
+    fn with_pool<T>(&self, use_it: impl FnOnce(&mut Pool<Idle<H>>) -> T) -> T {
+        let mut pool = self.pool.borrow_mut();
+        let max = || self.settings.max.unwrap_or_else(connections);
+        use_it(pool.get_or_insert_with(|| Pool::new(max())))
+    }
+
+    /// Starts the instances that are to be ready before requests come, one after the other. What takes
+    /// longer than one start may goes on by itself.
+    pub(crate) fn make_ready(plugin: &Rc<Self>) {
+        let began = Instant::now();
+        let limit = plugin.guest.settings().limits.start_timeout;
+        for _ in 0..plugin.settings.min {
+            let Some(lease) = Plugin::further(plugin) else { return };
+            if !Start::of(plugin).finish(lease, limit.saturating_sub(began.elapsed())) {
+                return;
+            }
+        }
+        if plugin.settings.min > 0 {
+            let (name, min) = (&plugin.name, plugin.settings.min);
+            let ms = began.elapsed().as_millis();
+            let text = format_args!("http_wasm guest \"{name}\": {min} ready after {ms} ms");
+            Log::cycle().write(NOTICE, text);
+        }
+    }
+
+    /// An instance is gone: those that are to be ready are started again.
+    fn replenish(plugin: &Rc<Self>) {
+        while plugin.with_pool(|pool| pool.live()) < plugin.settings.min {
+            let Some(lease) = Plugin::further(plugin) else { return };
+            Start::of(plugin).detach(lease);
+        }
+    }
+
+    /// Leave to start an instance that nobody waits for.
+    fn further(plugin: &Rc<Self>) -> Option<Lease<H>> {
+        if !plugin.with_pool(Pool::reserve) {
+            return None;
+        }
+        let Taken::Lease(mut lease) = Plugin::leave(plugin, 0) else { return None };
+        lease.in_flight = None;
+        // Dropped, it starts nothing.
+        lease.admit().is_ok().then_some(lease)
+    }
+
+    /// A start that went on by itself has failed: whoever waits for this guest has nothing to wait for
+    /// any more where no other instance lives.
+    pub(crate) fn start_failed(lease: Lease<H>, fault: &Fault) {
+        let plugin = Rc::clone(lease.plugin());
+        plugin.failed(lease.pass(), fault, Log::cycle(), || None);
+        if plugin.with_pool(|pool| pool.live()) <= 1 {
+            plugin.line.refuse(&plugin);
+        }
+        drop(lease);
     }
 
     /// Makes sure that instances are dropped when they have been idle for too long.
@@ -201,7 +347,8 @@ impl<H: Host> Plugin<H> {
             return;
         }
         let pool = plugin.pool.borrow();
-        let Some(oldest) = pool.as_ref().and_then(Pool::oldest) else { return };
+        let spare = |pool: &&Pool<_>| pool.live() > plugin.settings.min;
+        let Some(oldest) = pool.as_ref().filter(spare).and_then(Pool::oldest) else { return };
         // Those that follow closely go together.
         let after = (oldest.since + timeout).saturating_sub(timer::now()).max(timeout / 10);
         let data = ffi::c_void_of(Rc::as_ptr(plugin));
@@ -215,7 +362,10 @@ impl<H: Host> Plugin<H> {
         let now = timer::now();
         let expired = match self.pool.borrow_mut().as_mut() {
             // Dropping them runs no guest code.
-            Some(pool) => pool.expire(|idle| idle.since + timeout <= now).map(drop).count(),
+            Some(pool) => {
+                let expired = |idle: &Idle<H>| idle.since + timeout <= now;
+                pool.expire(self.settings.min, expired).map(drop).count()
+            }
             None => 0,
         };
         if expired > 0 {
@@ -232,8 +382,15 @@ impl<H: Host> Plugin<H> {
     }
 
     /// Instances that wait for requests.
-    pub(crate) fn idle(&self) -> usize {
+    fn idle(&self) -> usize {
         self.pool.borrow().as_ref().map_or(0, Pool::idle)
+    }
+
+    /// Instances that wait for requests and need not be ready.
+    pub(crate) fn spare(&self) -> usize {
+        let pool = self.pool.borrow();
+        let spare = |pool: &Pool<_>| pool.live().saturating_sub(self.settings.min);
+        pool.as_ref().map_or(0, |pool| pool.idle().min(spare(pool)))
     }
 
     /// Drops the instance that has been idle for longest.
@@ -364,19 +521,56 @@ pub(crate) enum Claim<H: Host> {
 /// instance cannot or shall not be used again.
 pub(crate) struct Lease<H: Host> {
     plugin: Rc<Plugin<H>>,
-    instance: Option<Box<Metered<H>>>,
-    served: u64,
+    place: Place<H>,
     pass: Pass,
-    _in_flight: Held,
+    /// None while nobody is served with it.
+    in_flight: Option<Held>,
+}
+
+/// What a lease has of its pool.
+enum Place<H: Host> {
+    /// Leave to start an instance, which counts as live.
+    Leave { _leave: Leave<H> },
+    Instance {
+        instance: Box<Metered<H>>,
+        /// Requests it has served before.
+        served: u64,
+    },
+    /// Nothing: it has been given back.
+    Nothing,
+}
+
+/// One of [`Plugin::leaves`].
+struct Leave<H: Host>(Rc<Plugin<H>>);
+
+impl<H: Host> Leave<H> {
+    fn of(plugin: &Rc<Plugin<H>>) -> Self {
+        plugin.leaves.set(plugin.leaves.get() + 1);
+        Leave(Rc::clone(plugin))
+    }
+}
+
+impl<H: Host> Drop for Leave<H> {
+    fn drop(&mut self) {
+        self.0.leaves.set(self.0.leaves.get() - 1);
+    }
 }
 
 impl<H: Host> Lease<H> {
+    fn new(plugin: &Rc<Plugin<H>>, place: Place<H>, in_flight: Held) -> Self {
+        let (plugin, in_flight) = (Rc::clone(plugin), Some(in_flight));
+        Lease { plugin, place, pass: Pass::Normal, in_flight }
+    }
+
     pub(crate) const fn plugin(&self) -> &Rc<Plugin<H>> {
         &self.plugin
     }
 
     pub(crate) fn instance(&mut self) -> Option<&mut Instance<H>> {
-        self.instance.as_deref_mut().map(|metered| &mut **metered)
+        match &mut self.place {
+            Place::Instance { instance, .. } => Some(instance),
+            Place::Leave { .. } | Place::Nothing => None,
+        }
     }
 
     /// Asks the breaker, when the guest is about to run: others may have failed meanwhile.
@@ -390,44 +584,75 @@ impl<H: Host> Lease<H> {
         self.pass
     }
 
+    /// The instance that it gave leave to start.
     pub(crate) fn fill(&mut self, instance: Instance<H>) {
-        self.instance = Some(Box::new(Metered::new(&self.plugin.meter, instance)));
+        let instance = Box::new(Metered::new(&self.plugin.meter, instance));
+        self.place = Place::Instance { instance, served: 0 };
+        // Another one may be started.
+        self.plugin.line.serve();
+    }
+
+    /// The same, for whoever comes: it goes to the pool.
+    pub(crate) fn give(mut self, instance: Instance<H>) {
+        let instance = Box::new(Metered::new(&self.plugin.meter, instance));
+        self.place = Place::Nothing;
+        let since = timer::now();
+        self.plugin.with_pool(|pool| pool.give_back(Idle { instance, served: 0, since }));
+    }
+
+    /// Nobody is served with it for now.
+    pub(crate) fn set_aside(&mut self) {
+        self.in_flight = None;
+    }
+
+    /// Gives the instance back, if it is to be used again.
+    fn give_back(&mut self) {
+        let plugin = &self.plugin;
+        let requests = plugin.settings.requests;
+        match std::mem::replace(&mut self.place, Place::Nothing) {
+            Place::Nothing => {}
+            leave @ Place::Leave { .. } => {
+                drop(leave);
+                plugin.with_pool(Pool::forget);
+                plugin.line.release(1);
+            }
+            Place::Instance { mut instance, served } => {
+                let mut served = served + 1;
+                if served >= requests && plugin.guest.reset(&mut instance) {
+                    served = 0;
+                }
+                if instance.is_poisoned() || served >= requests {
+                    drop(instance);
+                    plugin.with_pool(Pool::forget);
+                    plugin.line.release(1);
+                    if plugin.settings.min > 0 {
+                        Plugin::replenish(plugin);
+                    }
+                } else {
+                    instance.weigh();
+                    let since = timer::now();
+                    plugin.with_pool(|pool| pool.give_back(Idle { instance, served, since }));
+                }
+            }
+        }
     }
 }
 
 impl<H: Host> Drop for Lease<H> {
     fn drop(&mut self) {
-        let mut instance = self.instance.take();
-        let mut served = self.served + 1;
-        let PoolSettings { idle, requests, .. } = self.plugin.settings;
-        if served >= requests
-            && let Some(instance) = &mut instance
-            && self.plugin.guest.reset(instance)
-        {
-            served = 0;
-        }
-        if let Some(pool) = self.plugin.pool.borrow_mut().as_mut() {
-            match instance {
-                Some(mut instance) if !instance.is_poisoned() && served < requests => {
-                    instance.weigh();
-                    pool.give_back(Idle { instance, served, since: timer::now() });
-                }
-                gone => {
-                    drop(gone);
-                    pool.forget();
-                    self.plugin.line.release(1);
-                }
-            }
-        }
-        if self.plugin.idle() > idle {
-            self.plugin.trim(idle);
-        }
-        Plugin::watch_idle(&self.plugin);
+        self.give_back();
         // Says nothing where there has been an outcome.
         self.plugin.breaker(|breaker| {
             breaker.abandoned(self.pass, timer::now());
             None::<()>
         });
         self.plugin.line.serve();
+        // What nobody has waited for.
+        let keep = self.plugin.settings.idle;
+        if self.plugin.idle() > keep {
+            self.plugin.trim(keep);
+            self.plugin.line.serve();
+        }
+        Plugin::watch_idle(&self.plugin);
     }
 }

@@ -12,6 +12,10 @@ use crate::nginx::ngx::ffi::guard;
 use crate::runtime::Engine;
 use crate::runtime::ticker::Ticker;
 
+/// What a turn costs the worker beside the guest's own time: a round of the event loop. Without it a
+/// guest that does nothing but give up its turn would go on for many times its limit.
+pub(crate) const TURN_COST: Duration = Duration::from_micros(20);
+
 thread_local! {
     /// With what it measures, and how finely.
     static TICKER: RefCell<Option<(Engine, Duration, Ticker)>> = const { RefCell::new(None) };

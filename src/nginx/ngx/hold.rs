@@ -81,6 +81,26 @@ impl Event {
         Event(Box::new(UnsafeCell::new(event)))
     }
 
+    /// One that belongs to no request: a worker that is to end does not wait for it.
+    ///
+    /// # Safety
+    /// As for [`Event::new`].
+    pub(crate) unsafe fn of_worker(
+        handler: unsafe extern "C" fn(*mut ngx_event_t),
+        data: *mut c_void,
+    ) -> Self {
+        let mut event = idle();
+        event.handler = Some(handler);
+        event.data = data;
+        // SAFETY: nginx's cycle and its log are there in every process that has an event loop. The event
+        // is not in use yet.
+        unsafe {
+            event.log = (*nginx_sys::ngx_cycle).log;
+            ffi::ngx_http_wasm_set_ev_cancelable(&raw mut event, 1);
+        }
+        Event(Box::new(UnsafeCell::new(event)))
+    }
+
     /// After a time, at least a millisecond: a timer of 0 would go off before anybody else is served.
     pub(crate) fn after(&self, time: Duration) {
         // nginx compares milliseconds as signed distances: a month is far inside and far enough.

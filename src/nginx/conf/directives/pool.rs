@@ -7,12 +7,14 @@ use crate::nginx::guests::plugin::PoolSettings;
 use crate::nginx::ngx::log::Escaped;
 use crate::runtime::breaker;
 
-/// `http_wasm_pool [max=N] [idle=N] [idle_timeout=TIME|off] [queue=N] [wait=TIME] [requests=N];`
+/// `http_wasm_pool [max=N] [min=N] [start=N] [idle=N] [idle_timeout=TIME|off] [queue=N] [wait=TIME] [requests=N];`
 pub(super) fn pool(cf: &Cf, loc: &mut LocConf) -> Result<(), ConfError> {
     let mut settings = PoolSettings::default();
     for Parameter { arg, key, value } in parameters(cf)? {
         match key {
             b"max" => settings.max = Some(number(arg, value, 1)?),
+            b"min" => settings.min = number(arg, value, 0)?,
+            b"start" => settings.start = number(arg, value, 1)?,
             b"idle" => settings.idle = number(arg, value, 0)?,
             b"idle_timeout" => {
                 settings.idle_timeout = match value {
@@ -25,12 +27,18 @@ pub(super) fn pool(cf: &Cf, loc: &mut LocConf) -> Result<(), ConfError> {
             b"wait" => settings.wait = time(value)?,
             _ => {
                 return Err(ConfError::new(format!(
-                    "invalid parameter \"{}\": \"http_wasm_pool\" takes max=, idle=, idle_timeout=, \
-                     queue=, wait= and requests=",
+                    "invalid parameter \"{}\": \"http_wasm_pool\" takes max=, min=, start=, idle=, \
+                     idle_timeout=, queue=, wait= and requests=",
                     Escaped(arg)
                 )));
             }
         }
+    }
+    let PoolSettings { min, max, idle, .. } = settings;
+    if min > max.unwrap_or(usize::MAX).min(idle) {
+        return Err(ConfError::new(format!(
+            "\"min=\" of \"http_wasm_pool\" is {min}: expected no more than \"max=\" and \"idle=\""
+        )));
     }
     once(cf, &mut loc.pool, settings)
 }

@@ -399,21 +399,18 @@ unsafe fn meters<'a>(cycle: *mut ngx_cycle_t) -> Option<&'a Meters> {
     }
 }
 
-/// `init_process`: a worker takes its row, so that nobody else is given places it writes to.
-pub(crate) unsafe extern "C" fn init_process(cycle: *mut ngx_cycle_t) -> ngx_int_t {
-    guard(OK, || {
-        // SAFETY: plain integer; the cycle is nginx's.
-        let (process, found) = unsafe { (nginx_sys::ngx_process, meters(cycle)) };
-        let serves = [nginx_sys::NGX_PROCESS_WORKER, nginx_sys::NGX_PROCESS_SINGLE];
-        if serves.contains(&(process as u32))
-            && let Some(meters) = found
-        {
-            meters.iter().for_each(|(_, meter)| {
-                meter.attach();
-            });
-        }
-        OK
-    })
+/// A process is about to serve requests: it takes its row, so that nobody else is given places it writes
+/// to.
+///
+/// # Safety
+/// `cycle` is a live one of nginx's.
+pub(crate) unsafe fn take_row(cycle: *mut ngx_cycle_t) {
+    // SAFETY: the caller holds that the cycle is alive.
+    if let Some(meters) = unsafe { meters(cycle) } {
+        meters.iter().for_each(|(_, meter)| {
+            meter.attach();
+        });
+    }
 }
 
 /// A process that serves ends: what it has now is gone, what it counted stays.
