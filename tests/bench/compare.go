@@ -3,7 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
-	"strings"
+	"sync"
 )
 
 // compare counts the instructions of one request with another build of our module and with this one, and prints both. It
@@ -24,20 +24,16 @@ func compare(s *Settings, before string) (err error) {
 	if err := b.backends(); err != nil {
 		return err
 	}
-	after := s.Module
 	fmt.Printf("instructions of one request, nginx included\n\n| job | peer | before | after | ratio |\n|---|---|---|---|---|\n")
 	for _, job := range jobs() {
 		for i := range job.Peers {
 			c := &Cell{Job: job, Peer: &job.Peers[i]}
-			if !s.wanted(job.Key) || !c.comparable() {
+			if !s.wanted(job.Key) || c.Peer.Kind != ours || c.Job.Conns > 0 {
 				continue
 			}
-			var counts [2]float64
-			for i, module := range []string{before, after} {
-				s.Module = module
-				if counts[i], err = b.instructions(c); err != nil {
-					return err
-				}
+			counts, err := b.both(c, before, s.Module)
+			if err != nil {
+				return err
 			}
 			fmt.Printf("| %s | %s | %.0f | %.0f | %.3f |\n", job.Key, c.Peer.Name, counts[0], counts[1], counts[1]/counts[0])
 		}
@@ -46,8 +42,21 @@ func compare(s *Settings, before string) (err error) {
 	return nil
 }
 
-// comparable is whether requests of a peer of ours can be counted one by one: without a body, and with a small guest. valgrind
-// takes minutes to compile others, or does not survive their start.
-func (c *Cell) comparable() bool {
-	return c.Peer.Kind == ours && c.Job.Post == 0 && c.Job.Conns == 0 && strings.Contains(c.Peer.Conf, ".wat;")
+// both counts with two builds side by side.
+func (b *bed) both(c *Cell, modules ...string) ([2]float64, error) {
+	var counts [2]float64
+	var failed [2]error
+	var wait sync.WaitGroup
+	for i, module := range modules {
+		port, err := freePort()
+		if err != nil {
+			return counts, err
+		}
+		wait.Go(func() {
+			counts[i], failed[i] = b.instructions(c, module, fmt.Sprintf("callgrind-%d", i), port)
+		})
+	}
+	wait.Wait()
+
+	return counts, errors.Join(failed[:]...)
 }

@@ -37,10 +37,8 @@ type Job struct {
 	Content, CheckContent string
 	Conns                 int
 	Post                  int
-	// Fine is a job whose peers differ by fractions of a microsecond: it has more rounds.
-	Fine  bool
-	Peers []Peer
-	check func(c *Cell, timed, checked *Reply) error
+	Peers                 []Peer
+	check                 func(c *Cell, timed, checked *Reply) error
 }
 
 // Names of peers that others are compared with.
@@ -48,6 +46,7 @@ const (
 	bare      = "nginx"
 	native    = "native Rust module"
 	oursWAT   = "ours, WAT"
+	oursRust  = "ours, Rust"
 	oursGo    = "ours, Go"
 	oursFresh = "ours, WAT, fresh instance"
 	lua       = "Lua"
@@ -67,7 +66,7 @@ const (
 func guestPeers(job string) []Peer {
 	return []Peer{
 		{Name: oursWAT, Kind: ours, Conf: "http_wasm %s/" + job + ".wat;"},
-		{Name: "ours, Rust", Kind: ours, Conf: "http_wasm %s/rust.wasm config=" + job + ";"},
+		{Name: oursRust, Kind: ours, Conf: "http_wasm %s/rust.wasm config=" + job + ";"},
 		{Name: oursGo, Kind: ours, Conf: "http_wasm %s/go.wasm config=" + job + ";"},
 	}
 }
@@ -142,9 +141,9 @@ func jobs() []*Job {
 	}
 
 	return []*Job{
-		{Key: "empty", Title: "a guest that does nothing", Fine: true, Path: "/", Content: gif, CheckContent: toEcho, check: sameAsPlain,
+		{Key: "empty", Title: "a guest that does nothing", Path: "/", Content: gif, CheckContent: toEcho, check: sameAsPlain,
 			Peers: []Peer{nginx, nativeFor("empty"), {Name: oursWAT, Kind: ours, Conf: "http_wasm %s/empty.wat;"}, refFor("empty.wat")}},
-		{Key: "headers", Title: "(a) read 3 headers, set 1 request and 1 response header", Fine: true, Path: "/",
+		{Key: "headers", Title: "(a) read 3 headers, set 1 request and 1 response header", Path: "/",
 			Content: gif, CheckContent: toEcho, check: checkHeaders,
 			Peers: append(append([]Peer{nginx, nativeFor("headers")}, guestPeers("headers")...),
 				Peer{Name: oursFresh, Kind: ours, Conf: "http_wasm %s/headers.wat; http_wasm_isolation request;"},
@@ -178,7 +177,7 @@ func jobs() []*Job {
 			check: checkForwarded, Post: 4 << 10, Peers: readers()},
 		{Key: "body-1m", Title: "(e) read and forward a request body of 1 MB", Path: "/", Content: toQuick, CheckContent: toEcho,
 			check: checkForwarded, Post: 1 << 20, Conns: 8, Peers: readers()},
-		{Key: "off", Title: "(f) no http_wasm in the location", Fine: true, Path: "/", Content: gif, CheckContent: toEcho, check: sameAsPlain,
+		{Key: "off", Title: "(f) no http_wasm in the location", Path: "/", Content: gif, CheckContent: toEcho, check: sameAsPlain,
 			Peers: []Peer{nginx, again, {Name: "ours, off", Kind: ours}}},
 	}
 }

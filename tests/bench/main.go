@@ -66,10 +66,10 @@ func exit(err error) {
 }
 
 func run(s *Settings, results string) error {
-	s.Rounds, s.Seconds = 7, 1
+	s.Rounds, s.Seconds = 5, 1
 	s.InFlight = []int{1, 10, 100, 1000, 2500, 5000, 10000}
 	s.Locations = []int{1, 10, 50, 100, 200}
-	s.BodyBytes = []int{1 << 10, 10 << 10, 100 << 10, 1 << 20, 10 << 20, 100 << 20}
+	s.BodyBytes = []int{1 << 10, 10 << 10, 100 << 10, 1 << 20, 10 << 20}
 	if s.Quick {
 		s.Rounds = 1
 		s.InFlight = []int{1, 100, 1000}

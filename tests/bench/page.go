@@ -97,16 +97,15 @@ func writePage(dir, results string) error {
 const method = `
 Every peer has an nginx of its own that loads only what it needs, with one worker on one core. wrk runs on another core.
 Peers are measured in rounds, one after the other, and each round begins with another peer. Ratios are taken within a
-round. Tables show the median of all rounds (7, or 21 for jobs whose peers differ by fractions of a microsecond) and, in
-parentheses, the quartiles.
+round. Tables show the median of all 5 rounds and, in parentheses, the quartiles.
 
 CPU is the time that all threads of the worker were on the core (` + "`/proc/PID/schedstat`" + `), divided by the requests that were
 answered. Added CPU is what a peer takes more than nginx without the job in the same round.
 
-Instructions are those in user space that a peer takes more than nginx. They are counted for jobs whose peers differ by
-fractions of a microsecond, which is less than the noise of a virtual machine. callgrind counts them, of the whole
-process, in 1,000 requests on one connection. For these jobs the ratios to native, Lua and njs are ratios of
-instructions.
+Instructions are those in user space that a peer takes more than nginx. callgrind counts them, of the whole process, in
+1,000 requests on one connection, or in 20 of 1 MB. They do not depend on what else the machine does, so two runs agree to
+one per cent. Where they are counted, the ratios to native, Lua and njs are ratios of instructions. What the kernel does is
+not in them: CPU has it.
 
 Before anything is timed, the answer of every peer is compared with the expected one, and so is what reaches a backend.
 Guests in WAT, Rust and Go, the native module and the scripts are in [tests/bench](../tests/bench).

@@ -182,11 +182,7 @@ func runTable(s *Settings, report *Report) (err error) {
 	fmt.Printf("%d peers in %d jobs give the answers expected of them\n\n", len(cells), len(all))
 
 	for _, job := range all {
-		rounds := s.Rounds
-		if job.Fine && !s.Quick {
-			rounds *= 3
-		}
-		for round := range rounds {
+		for round := range s.Rounds {
 			for i := range byJob[job] {
 				// Each round begins with another peer.
 				c := byJob[job][(i+round)%len(byJob[job])]
@@ -197,12 +193,14 @@ func runTable(s *Settings, report *Report) (err error) {
 				c.samples = append(c.samples, sample)
 			}
 		}
+		var counted []*Cell
 		for _, c := range byJob[job] {
 			if c.counted() && (!s.Quick || c.Peer.Kind == plain || c.Peer.Name == oursWAT) {
-				if c.instructions, err = b.instructions(c); err != nil {
-					return err
-				}
+				counted = append(counted, c)
 			}
+		}
+		if err := b.countAll(counted); err != nil {
+			return err
 		}
 		result := jobResult(job, byJob[job])
 		report.Jobs = append(report.Jobs, result)
