@@ -22,12 +22,16 @@ use sha2::{Digest, Sha256};
 
 use super::error::LoadError;
 use super::{Engine, Module, describe, pieces, reset, segments};
+use crate::abi::Features;
 
 /// A SHA-256 digest.
 pub type Sha256Digest = [u8; 32];
 
 /// No WebAssembly, no ELF, and no text.
-const MAGIC: &[u8; 8] = b"\x89cwasm\r\n";
+const MAGIC: Magic = b"\x89cwasm\r\n";
+/// The same for a snapshot, which is code that begins with what start functions left.
+const SNAPSHOT_MAGIC: Magic = b"\x89csnap\r\n";
+type Magic = &'static [u8; 8];
 const VERSION: u32 = 1;
 /// Magic, version, length, engine and source.
 const SIGNED: usize = 84;
@@ -90,12 +94,38 @@ pub fn encode(
     module: &Module,
 ) -> Result<Vec<u8>, LoadError> {
     let code = module.serialize().map_err(|error| LoadError::Engine(describe(&error)))?;
-    Ok(pack(&engine_digest(engine), source, &code))
+    Ok(pack(MAGIC, &engine_digest(engine), source, &code))
+}
+
+/// Packs a snapshot: a module whose instances have been started, and the features that they enabled.
+/// What `of` is the digest of is all that the start functions could see ([`super::snapshot::digest`]).
+pub fn encode_snapshot(
+    engine: &Engine,
+    of: &Sha256Digest,
+    module: &Module,
+    features: Features,
+) -> Result<Vec<u8>, LoadError> {
+    let code = module.serialize().map_err(|error| LoadError::Engine(describe(&error)))?;
+    let code = [&features.bits().to_le_bytes(), &code[..]].concat();
+    Ok(pack(SNAPSHOT_MAGIC, &engine_digest(engine), of, &code))
+}
+
+/// Unpacks a snapshot for this engine.
+pub fn decode_snapshot<'a>(
+    engine: &Engine,
+    bytes: &'a [u8],
+) -> Result<(Precompiled<'a>, Features), LoadError> {
+    let Precompiled { source, code } = unpack(SNAPSHOT_MAGIC, &engine_digest(engine), bytes)?;
+    let Some((features, code)) = code.split_first_chunk() else {
+        return Err(Unusable::Magic.into());
+    };
+    let features = Features::from_bits_retain(u32::from_le_bytes(*features));
+    Ok((Precompiled { source, code }, features))
 }
 
 /// Unpacks a compiled guest for this engine.
 pub fn decode<'a>(engine: &Engine, bytes: &'a [u8]) -> Result<Precompiled<'a>, LoadError> {
-    Ok(unpack(&engine_digest(engine), bytes)?)
+    Ok(unpack(MAGIC, &engine_digest(engine), bytes)?)
 }
 
 /// SHA-256 of some bytes.
@@ -115,9 +145,9 @@ pub fn parse_hex(text: &[u8]) -> Option<Sha256Digest> {
     Some(digest)
 }
 
-fn pack(engine: &Sha256Digest, source: &Sha256Digest, code: &[u8]) -> Vec<u8> {
+fn pack(magic: Magic, engine: &Sha256Digest, source: &Sha256Digest, code: &[u8]) -> Vec<u8> {
     let mut file = Vec::with_capacity(HEADER + code.len());
-    file.extend(MAGIC);
+    file.extend(magic);
     file.extend(VERSION.to_le_bytes());
     file.extend((code.len() as u64).to_le_bytes());
     file.extend(engine);
@@ -128,9 +158,13 @@ fn pack(engine: &Sha256Digest, source: &Sha256Digest, code: &[u8]) -> Vec<u8> {
     file
 }
 
-fn unpack<'a>(engine: &Sha256Digest, bytes: &'a [u8]) -> Result<Precompiled<'a>, Unusable> {
+fn unpack<'a>(
+    magic: Magic,
+    engine: &Sha256Digest,
+    bytes: &'a [u8],
+) -> Result<Precompiled<'a>, Unusable> {
     let mut rest = bytes;
-    if take(&mut rest) != Some(MAGIC) {
+    if take(&mut rest) != Some(magic) {
         return Err(Unusable::Magic);
     }
     let cut = |expected: u64| Unusable::Length { found: bytes.len() as u64, expected };
@@ -212,9 +246,25 @@ mod tests {
     }
 
     #[test]
+    fn a_snapshot_comes_back_as_it_was_and_is_no_guest() {
+        let engine = Engine::new(Compile::Serial).expect("an engine");
+        let module = guest::compile(&engine, b"(module)").expect("compiles");
+        let features = Features::BUFFER_RESPONSE;
+        let file = encode_snapshot(&engine, &SOURCE, &module, features).expect("encodes");
+        assert!(!is_precompiled(&file));
+        assert!(decode(&engine, &file).is_err());
+        let (back, enabled) = decode_snapshot(&engine, &file).expect("decodes");
+        assert_eq!((back.source, enabled), (SOURCE, features));
+        assert_eq!(back.code, module.serialize().expect("serializes"));
+        let guest = encode(&engine, &SOURCE, &module).expect("encodes");
+        assert!(decode_snapshot(&engine, &guest).is_err());
+        assert!(decode_snapshot(&engine, &file[..file.len() - 1]).is_err());
+    }
+
+    #[test]
     fn the_code_of_another_engine_is_refused() {
-        let file = pack(&[9; 32], &SOURCE, b"code");
-        assert_eq!(unpack(&ENGINE, &file), Err(Unusable::Engine));
+        let file = pack(MAGIC, &[9; 32], &SOURCE, b"code");
+        assert_eq!(unpack(MAGIC, &ENGINE, &file), Err(Unusable::Engine));
         let engine = Engine::new(Compile::Serial).expect("an engine");
         let error = decode(&engine, &file).expect_err("is for another engine").to_string();
         assert!(error.starts_with("was compiled for another engine"), "{error}");
@@ -223,12 +273,12 @@ mod tests {
     #[test]
     fn what_is_no_compiled_guest_says_so() {
         for bytes in [&b""[..], b"\0asm\x01\0\0\0", b"\x7fELF", b"\x89cwasm\r"] {
-            assert_eq!(unpack(&ENGINE, bytes), Err(Unusable::Magic));
+            assert_eq!(unpack(MAGIC, &ENGINE, bytes), Err(Unusable::Magic));
             assert!(!is_precompiled(bytes));
         }
-        let mut newer = pack(&ENGINE, &SOURCE, b"");
+        let mut newer = pack(MAGIC, &ENGINE, &SOURCE, b"");
         newer[8] = 2;
-        assert_eq!(unpack(&ENGINE, &newer), Err(Unusable::Version { found: 2 }));
+        assert_eq!(unpack(MAGIC, &ENGINE, &newer), Err(Unusable::Version { found: 2 }));
     }
 
     #[test]
@@ -244,18 +294,18 @@ mod tests {
             at in any::<prop::sample::Index>(),
             flip in 1u8..,
         ) {
-            let mut file = pack(&ENGINE, &SOURCE, &code);
-            let whole = unpack(&ENGINE, &file);
+            let mut file = pack(MAGIC, &ENGINE, &SOURCE, &code);
+            let whole = unpack(MAGIC, &ENGINE, &file);
             prop_assert_eq!(whole, Ok(Precompiled { source: SOURCE, code: &code }));
             for cut in [at.index(file.len()), file.len() - 1] {
-                prop_assert!(unpack(&ENGINE, &file[..cut]).is_err());
+                prop_assert!(unpack(MAGIC, &ENGINE, &file[..cut]).is_err());
             }
             let at = at.index(file.len());
             file[at] ^= flip;
-            prop_assert!(unpack(&ENGINE, &file).is_err());
+            prop_assert!(unpack(MAGIC, &ENGINE, &file).is_err());
             file[at] ^= flip;
             file.push(0);
-            prop_assert!(unpack(&ENGINE, &file).is_err());
+            prop_assert!(unpack(MAGIC, &ENGINE, &file).is_err());
         }
     }
 }

@@ -7,13 +7,14 @@
 
 use std::collections::HashMap;
 
+use sha2::{Digest, Sha256};
 use wasmtime::{ExternType, Module, Store, Val};
 use wasmtime_wizer::{InstanceState, SnapshotVal, ValType, Wizer};
 
 use super::error::LoadError;
 use super::guest::{Guest, Settings};
 use super::instance::Data;
-use super::precompiled::is_precompiled;
+use super::precompiled::{Sha256Digest, is_precompiled};
 use super::segments::joined;
 use super::{Engine, describe};
 use crate::abi::{EXPORT_MEMORY, Features};
@@ -29,6 +30,36 @@ pub enum Snapshot {
     Faithful,
     /// Also where the start functions drew random numbers, which all instances then share.
     Seeded,
+}
+
+/// The digest of all that decides what a snapshot has in it, where that can be known: the guest, and what
+/// its start functions can see of its settings. With directories it cannot, as files may change.
+pub fn digest(
+    source: &Sha256Digest,
+    settings: &Settings,
+    snapshot: Snapshot,
+) -> Option<Sha256Digest> {
+    let Settings { name: _, config, limits, env, dirs, strict } = settings;
+    if snapshot == Snapshot::Never || *strict || !dirs.is_empty() {
+        return None;
+    }
+    let mut digest = Sha256::new();
+    let mut part = |bytes: &[u8]| {
+        digest.update((bytes.len() as u64).to_le_bytes());
+        digest.update(bytes);
+    };
+    part(source);
+    part(config);
+    for size in
+        [limits.memory_bytes, limits.table_elements, usize::from(snapshot == Snapshot::Seeded)]
+    {
+        part(&(size as u64).to_le_bytes());
+    }
+    for (name, value) in env {
+        part(name.as_bytes());
+        part(value.as_bytes());
+    }
+    Some(digest.finalize().into())
 }
 
 /// How instances of a guest come to life.

@@ -15,9 +15,12 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::OFlags;
 use rustix::process::geteuid;
 
+use crate::abi::Features;
 use crate::nginx::ngx::log::{Escaped, Log, NOTICE, WARN};
 use crate::runtime::error::LoadError;
-use crate::runtime::precompiled::{Sha256Digest, decode, encode, engine_digest, hex};
+use crate::runtime::precompiled::{
+    Precompiled, Sha256Digest, decode, decode_snapshot, encode, encode_snapshot, engine_digest, hex,
+};
 use crate::runtime::{Engine, Module, describe};
 
 /// Files that nobody has asked for since then are removed when a new one is written.
@@ -59,18 +62,41 @@ impl Cache {
     /// The module that was compiled from what has this digest, if it is there and to be trusted.
     pub(crate) fn load(&self, engine: &Engine, source: &Sha256Digest) -> Option<Module> {
         let path = self.path(engine, source);
-        let (file, bytes) = match read_ours(&path) {
+        let module = self.read(&path, |bytes| Ok((decode(engine, bytes)?, ())), engine, source);
+        module.map(|(module, ())| module)
+    }
+
+    /// The snapshot of what has this digest, and the features that its start functions enabled.
+    pub(crate) fn load_snapshot(
+        &self,
+        engine: &Engine,
+        of: &Sha256Digest,
+    ) -> Option<(Module, Features)> {
+        let path = self.path(engine, of);
+        self.read(&path, |bytes| decode_snapshot(engine, bytes), engine, of)
+    }
+
+    fn read<T>(
+        &self,
+        path: &Path,
+        decode: impl FnOnce(&[u8]) -> Result<(Precompiled<'_>, T), LoadError>,
+        engine: &Engine,
+        source: &Sha256Digest,
+    ) -> Option<(Module, T)> {
+        let (file, bytes) = match read_ours(path) {
             Ok(found) => found?,
             Err(reason) => {
-                self.say(WARN, &path, &format!("is not used: {reason}"));
+                self.say(WARN, path, &format!("is not used: {reason}"));
                 return None;
             }
         };
-        let decoded = decode(engine, &bytes).map_err(|error| error.to_string());
-        let module = decoded.and_then(|decoded| match decoded.source == *source {
+        let decoded = decode(&bytes).map_err(|error| error.to_string());
+        let module = decoded.and_then(|(decoded, more)| match decoded.source == *source {
             // SAFETY: the code was written by this user (`read_ours`) into a directory of this
-            // user's (`open`), and is complete and for this engine (`decode`): `store` wrote it.
-            true => unsafe { deserialize(engine, decoded.code) }.map_err(|error| error.to_string()),
+            // user's (`open`), and is complete and for this engine (`decode`): `keep` wrote it.
+            true => unsafe { deserialize(engine, decoded.code) }
+                .map(|module| (module, more))
+                .map_err(|error| error.to_string()),
             false => Err("is another guest".to_owned()),
         });
         match module {
@@ -80,7 +106,7 @@ impl Cache {
                 Some(module)
             }
             Err(reason) => {
-                self.say(WARN, &path, &format!("is not used: {reason}"));
+                self.say(WARN, path, &format!("is not used: {reason}"));
                 None
             }
         }
@@ -88,18 +114,31 @@ impl Cache {
 
     /// Keeps a module. Whoever reads meanwhile finds the old file or the new one.
     pub(crate) fn store(&self, engine: &Engine, source: &Sha256Digest, module: &Module) {
-        let path = self.path(engine, source);
-        let stored =
-            encode(engine, source, module).map_err(|error| error.to_string()).and_then(|bytes| {
-                // Made with mode 0600.
-                let mut file = tempfile::Builder::new();
-                let file = file.prefix(&unfinished(std::process::id())).tempfile_in(&self.dir);
-                let mut file = file.map_err(text)?;
-                file.write_all(&bytes).map_err(text)?;
-                file.persist(&path).map(drop).map_err(|error| text(error.error))
-            });
+        self.keep(&self.path(engine, source), encode(engine, source, module));
+    }
+
+    /// Keeps a snapshot, in the same way.
+    pub(crate) fn store_snapshot(
+        &self,
+        engine: &Engine,
+        of: &Sha256Digest,
+        module: &Module,
+        features: Features,
+    ) {
+        self.keep(&self.path(engine, of), encode_snapshot(engine, of, module, features));
+    }
+
+    fn keep(&self, path: &Path, encoded: Result<Vec<u8>, LoadError>) {
+        let stored = encoded.map_err(|error| error.to_string()).and_then(|bytes| {
+            // Made with mode 0600.
+            let mut file = tempfile::Builder::new();
+            let file = file.prefix(&unfinished(std::process::id())).tempfile_in(&self.dir);
+            let mut file = file.map_err(text)?;
+            file.write_all(&bytes).map_err(text)?;
+            file.persist(path).map(drop).map_err(|error| text(error.error))
+        });
         if let Err(reason) = stored {
-            self.say(WARN, &path, &format!("cannot be written: {reason}"));
+            self.say(WARN, path, &format!("cannot be written: {reason}"));
         }
         self.remove_unused();
     }

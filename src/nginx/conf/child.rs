@@ -39,9 +39,9 @@ use crate::runtime::snapshot::{self, Snapshot, Start, Unfit};
 use crate::runtime::ticker::{Ran, Ticker};
 use crate::runtime::{Engine, Module};
 
-/// What compiling one guest may take, and a machine that does other things meanwhile. The largest guest
-/// known (12 MB of Go) takes 11 s on one core of 2025. What starting it may take comes on top.
-const TIME_LIMIT: Duration = Duration::from_secs(120);
+/// What compiling one guest may take if nobody says otherwise, and a machine that does other things
+/// meanwhile. The largest guest known (25 MB of Go) takes 23 s on one core of 2025, twice with a snapshot.
+pub(crate) const COMPILE_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// Between two looks at whether nginx was told to end.
 const LOOK: Duration = Duration::from_millis(50);
@@ -49,8 +49,9 @@ const LOOK: Duration = Duration::from_millis(50);
 /// How much a child may say: compiled code is up to ten times as large as the guest.
 const SAID_MAX: usize = 1 << 30;
 
-/// Whoever waits for longer at a terminal wants to know for what.
+/// Whoever waits for longer at a terminal wants to know for what, and later that it goes on.
 const PROGRESS: Duration = Duration::from_secs(1);
+const FURTHER_PROGRESS: Duration = Duration::from_secs(10);
 
 /// What to try.
 pub(crate) enum Source<'a> {
@@ -61,17 +62,66 @@ pub(crate) enum Source<'a> {
     Module(&'a Module),
 }
 
-/// Compiles (if need be) and starts a guest in a child process.
+/// The same, once the cache has been looked at.
+enum Task<'a> {
+    Compile(&'a [u8], Snapshot, Option<&'a Cache>),
+    Start(&'a Module, Start),
+}
+
+/// Compiles (if need be) and starts a guest in a child process, for as long as compiling may take.
 pub(crate) fn try_out(
     engine: &Engine,
     source: Source<'_>,
     settings: &Settings,
+    compile_timeout: Duration,
     rights: Option<&Rights>,
     log: Log,
 ) -> Result<(Module, Report), Failure> {
-    let (known, cache) = match &source {
-        Source::Bytes(_, _, cache) => (None, cache.clone()),
-        Source::Module(module) => (Some(*module), None),
+    let try_task = |task: Task<'_>, cache: Option<&CacheDir>| {
+        run(engine, task, settings, compile_timeout, rights, cache, log)
+    };
+    let (bytes, snapshot, dir) = match source {
+        Source::Module(module) => return try_task(Task::Start(module, Start::Run), None),
+        Source::Bytes(bytes, snapshot, dir) => (bytes, snapshot, dir),
+    };
+    let cache = dir.as_ref().and_then(|dir| Cache::open(dir, log));
+    let of = snapshot::digest(&precompiled::digest(bytes), settings, snapshot);
+    let place = cache.as_ref().zip(of);
+    if let Some((cache, of)) = place
+        && let Some((module, features)) = cache.load_snapshot(engine, &of)
+    {
+        return try_task(Task::Start(&module, Start::Done(features)), None);
+    }
+    let compile = |snapshot| Task::Compile(bytes, snapshot, cache.as_ref());
+    let tried = match try_task(compile(snapshot), dir.as_ref()) {
+        // The guest may work all the same without a snapshot.
+        Err(failure) if failure.lost && snapshot != Snapshot::Never => {
+            let (module, report) = try_task(compile(Snapshot::Never), dir.as_ref())?;
+            return Ok((module, Report { unfit: Some(failure.reason), ..report }));
+        }
+        tried => tried,
+    };
+    if let (Ok((module, Report { start: Start::Done(features), .. })), Some((cache, of))) =
+        (&tried, place)
+    {
+        cache.store_snapshot(engine, &of, module, *features);
+    }
+    tried
+}
+
+/// Does one task in a child process.
+fn run(
+    engine: &Engine,
+    task: Task<'_>,
+    settings: &Settings,
+    compile_timeout: Duration,
+    rights: Option<&Rights>,
+    cache: Option<&CacheDir>,
+    log: Log,
+) -> Result<(Module, Report), Failure> {
+    let known = match task {
+        Task::Compile(..) => None,
+        Task::Start(module, _) => Some(module),
     };
     let (read, write) = pipe_with(PipeFlags::CLOEXEC)
         .map_err(|error| Failure::new(format!("pipe() failed: {error}")))?;
@@ -88,7 +138,7 @@ pub(crate) fn try_out(
             drop(read);
             let starts = Starts { settings, rights, log, begun: Cell::new(false) };
             let parent = Parent(File::from(write));
-            let status = child(&parent, || attempt(engine, source, &starts, &parent));
+            let status = child(&parent, || attempt(engine, task, &starts, &parent));
             // SAFETY: ends this process without running exit handlers, which are the parent's.
             unsafe { libc::_exit(status) }
         }
@@ -96,8 +146,8 @@ pub(crate) fn try_out(
     };
     drop(paused);
     drop(write);
-    let limit = TIME_LIMIT + 2 * settings.limits.start_timeout;
-    let said = listen(File::from(read), limit, || progress(settings, log));
+    let limit = compile_timeout + 2 * settings.limits.start_timeout;
+    let said = listen(File::from(read), limit, |lasted| progress(settings, lasted, log));
     if said.is_err() {
         // The child has not been waited for, so the number is still its own. A child that is gone
         // already is none to end.
@@ -108,11 +158,11 @@ pub(crate) fn try_out(
     if (said.is_err() || ended.is_some())
         && let Some(dir) = cache
     {
-        cache::remove_unfinished(&dir, pid.as_raw_nonzero().get().cast_unsigned());
+        cache::remove_unfinished(dir, pid.as_raw_nonzero().get().cast_unsigned());
     }
     let said = said?;
     let Said { code, verdict } = Said::read(&said).ok_or_else(|| {
-        Failure::new(match ended {
+        Failure::lost(match ended {
             Some(signal) => format!("compiling or starting it ended with signal {signal}"),
             None => "compiling or starting it ended without a result".to_owned(),
         })
@@ -207,26 +257,25 @@ fn child(parent: &Parent, attempt: impl FnOnce() -> Result<Report, Failure>) -> 
 /// Compiles, checks, links, hands the code over, and starts.
 fn attempt(
     engine: &Engine,
-    source: Source<'_>,
+    task: Task<'_>,
     starts: &Starts<'_>,
     parent: &Parent,
 ) -> Result<Report, Failure> {
     let settings = starts.settings;
-    let (bytes, snapshot, cache) = match source {
-        Source::Module(module) => {
-            let guest = Guest::new(engine, module, settings.clone())?;
+    let (bytes, snapshot, cache) = match task {
+        Task::Start(module, start) => {
+            let guest = Guest::new(engine, module, settings.clone())?.with(start);
             starts.run(engine, async { guest.start(starts.host()?).await })?;
-            return Ok(Report { start: Start::Run, unfit: None, compiled_ms: None });
+            return Ok(Report { start, unfit: None, compiled_ms: None });
         }
-        Source::Bytes(bytes, snapshot, cache) => (bytes, snapshot, cache),
+        Task::Compile(bytes, snapshot, cache) => (bytes, snapshot, cache),
     };
     let engine = engine.to_compile()?;
     Guest::<Exchange>::examine(&engine, bytes, settings)?;
-    let cache = cache.and_then(|dir| Cache::open(&dir, starts.log));
     let spent = Cell::new(None);
     let compile = |engine: &Engine, bytes: &[u8]| {
         // What is compiled after a start has another user's rights; only a snapshot is.
-        let cache = cache.as_ref().filter(|_| !starts.begun.get());
+        let cache = cache.filter(|_| !starts.begun.get());
         compile(engine, bytes, cache, &spent)
     };
     let (start, unfit) = match snapshot {
@@ -286,9 +335,13 @@ fn compile(
 }
 
 /// Reads everything the child says, for as long as it may take and nginx is not told to end.
-fn listen(mut pipe: File, limit: Duration, progress: impl FnOnce()) -> Result<Vec<u8>, Failure> {
+fn listen(
+    mut pipe: File,
+    limit: Duration,
+    mut progress: impl FnMut(Duration),
+) -> Result<Vec<u8>, Failure> {
     let begin = Instant::now();
-    let mut progress = Some(progress);
+    let mut next = PROGRESS;
     let mut said = Vec::new();
     let mut buffer = vec![0; 1 << 16];
     loop {
@@ -298,13 +351,15 @@ fn listen(mut pipe: File, limit: Duration, progress: impl FnOnce()) -> Result<Ve
         let lasted = begin.elapsed();
         if lasted > limit {
             let seconds = limit.as_secs_f64();
-            let late = format!("compiling and starting it took longer than {seconds} s");
-            return Err(Failure::new(late));
+            let late = format!(
+                "compiling and starting it took longer than {seconds} s (see \
+                 http_wasm_compile_timeout)"
+            );
+            return Err(Failure::lost(late));
         }
-        if lasted >= PROGRESS
-            && let Some(progress) = progress.take()
-        {
-            progress();
+        if lasted >= next {
+            progress(lasted);
+            next = lasted + FURTHER_PROGRESS;
         }
         let look = Timespec { tv_sec: 0, tv_nsec: LOOK.subsec_nanos().into() };
         match poll(&mut [PollFd::new(&pipe, PollFlags::IN)], Some(&look)) {
@@ -347,13 +402,21 @@ fn is_ending() -> bool {
     }
 }
 
-/// One line for a guest that takes its time, in the log and, while nginx has one, at the terminal.
-fn progress(settings: &Settings, log: Log) {
+/// One line for a guest that takes its time, in the log; and, while nginx has one, at the terminal, again
+/// and again.
+fn progress(settings: &Settings, lasted: Duration, log: Log) {
     let name = &settings.name;
-    log.write(NOTICE, format_args!("http_wasm guest \"{name}\": compiling and starting"));
+    if lasted < FURTHER_PROGRESS {
+        log.write(NOTICE, format_args!("http_wasm guest \"{name}\": compiling and starting"));
+    }
     // SAFETY: a plain integer; set until the master has opened its logs.
     if unsafe { nginx_sys::ngx_use_stderr } != 0 {
-        eprintln!("nginx: http_wasm guest \"{name}\": compiling and starting");
+        match lasted.as_secs() {
+            0 | 1 => eprintln!("nginx: http_wasm guest \"{name}\": compiling and starting"),
+            seconds => eprintln!(
+                "nginx: http_wasm guest \"{name}\": compiling and starting, {seconds} s so far"
+            ),
+        }
     }
 }
 

@@ -28,7 +28,7 @@ use crate::nginx::ngx::headers_in::constant;
 use crate::nginx::ngx::log::Escaped;
 use crate::nginx::ngx::spool::Room;
 use crate::runtime::guest::Dir;
-use http::{cache_path, instances, stack_limit};
+use http::{cache_path, compile_timeout, instances, stack_limit};
 use pool::{breaker, number, pool};
 use status::status;
 
@@ -61,7 +61,7 @@ macro_rules! entry {
 }
 
 /// The module's directives.
-pub(crate) static mut COMMANDS: [ngx_command_t; 22] = [
+pub(crate) static mut COMMANDS: [ngx_command_t; 23] = [
     // In limit_except, too, as nginx's access directives.
     ngx_command_t {
         type_: (NGX_HTTP_MAIN_CONF
@@ -74,6 +74,7 @@ pub(crate) static mut COMMANDS: [ngx_command_t; 22] = [
     command(c"http_wasm_breaker", NGX_CONF_1MORE, directive!(breaker)),
     command(c"http_wasm_buffer_types", NGX_CONF_1MORE, directive!(buffer_types)),
     main_command(c"http_wasm_cache_path", NGX_CONF_TAKE1, main_directive!(cache_path)),
+    main_command(c"http_wasm_compile_timeout", NGX_CONF_TAKE1, main_directive!(compile_timeout)),
     command(c"http_wasm_dir", NGX_CONF_TAKE23, directive!(dir)),
     command(c"http_wasm_env", NGX_CONF_TAKE1, directive!(env)),
     command(c"http_wasm_field", NGX_CONF_TAKE2, directive!(field)),

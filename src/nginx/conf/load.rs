@@ -276,7 +276,8 @@ impl Shared {
             _ => Source::Bytes(bytes, *snapshot, conf.cache_dir(cf)),
         };
         let rights = cf.worker_rights()?;
-        let tried = child::try_out(engine, source, settings, rights.as_ref(), cf.log());
+        let limit = conf.compile_timeout.unwrap_or(child::COMPILE_TIMEOUT);
+        let tried = child::try_out(engine, source, settings, limit, rights.as_ref(), cf.log());
         let (module, report) = tried.map_err(|failure| {
             cf.report_frames(failure.backtrace.as_deref());
             failure.reason

@@ -24,11 +24,19 @@ pub(crate) struct Failure {
     pub(crate) reason: String,
     /// Frames of the guest, a line each.
     pub(crate) backtrace: Option<String>,
+    /// Whether the process was lost before it had said how it went: another attempt with less to do may
+    /// go well.
+    pub(crate) lost: bool,
 }
 
 impl Failure {
     pub(crate) fn new(reason: impl Into<String>) -> Self {
-        Failure { reason: reason.into(), backtrace: None }
+        Failure { reason: reason.into(), backtrace: None, lost: false }
+    }
+
+    /// The same of a process that was lost.
+    pub(crate) fn lost(reason: impl Into<String>) -> Self {
+        Failure { lost: true, ..Failure::new(reason) }
     }
 }
 
@@ -38,7 +46,7 @@ impl From<LoadError> for Failure {
             Some(directive) => format!("{error} (see {directive})"),
             None => error.to_string(),
         };
-        Failure { reason, backtrace: error.backtrace() }
+        Failure { reason, backtrace: error.backtrace(), lost: false }
     }
 }
 
@@ -64,7 +72,7 @@ impl<'a> Said<'a> {
             STARTED if rest.is_empty() => Ok(Report::decode(text)?),
             REFUSED if rest.is_empty() => {
                 let backtrace = frames.map(|it| String::from_utf8_lossy(it).into_owned());
-                Err(Failure { reason: Escaped(text).to_string(), backtrace })
+                Err(Failure { reason: Escaped(text).to_string(), backtrace, lost: false })
             }
             _ => return None,
         };
@@ -95,7 +103,7 @@ impl Parent {
     pub(crate) fn conclude(&self, result: Result<Report, Failure>) -> io::Result<()> {
         match result {
             Ok(report) => self.say(STARTED, &report.encode()),
-            Err(Failure { reason, backtrace }) => {
+            Err(Failure { reason, backtrace, lost: _ }) => {
                 if let Some(frames) = backtrace {
                     self.say(FRAMES, frames.as_bytes())?;
                 }

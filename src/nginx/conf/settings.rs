@@ -43,6 +43,8 @@ pub(crate) struct MainConf {
     pub(crate) stack_bytes: Option<usize>,
     /// `http_wasm_cache_path`.
     pub(crate) cache: Option<CachePath>,
+    /// `http_wasm_compile_timeout`.
+    pub(crate) compile_timeout: Option<Duration>,
     loader: Loader,
 }
 
@@ -63,6 +65,7 @@ impl MainConf {
             instances: None,
             stack_bytes: None,
             cache: None,
+            compile_timeout: None,
             loader: Loader::default(),
         }
     }

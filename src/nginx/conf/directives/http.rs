@@ -3,7 +3,7 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::{number, once, size};
+use super::{number, once, size, time};
 use crate::nginx::conf::cf::{Cf, ConfError};
 use crate::nginx::conf::load::CachePath;
 use crate::nginx::conf::settings::MainConf;
@@ -19,6 +19,12 @@ pub(super) fn cache_path(cf: &Cf, main: &mut MainConf) -> Result<(), ConfError> 
         }
     };
     once(cf, &mut main.cache, value)
+}
+
+/// `http_wasm_compile_timeout TIME;`
+pub(super) fn compile_timeout(cf: &Cf, main: &mut MainConf) -> Result<(), ConfError> {
+    let value = time(cf.argument()?)?;
+    once(cf, &mut main.compile_timeout, value)
 }
 
 /// `http_wasm_instances N;`
