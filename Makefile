@@ -115,7 +115,7 @@ STEPS := deps deps-test nginx-debian nginx-1.28 check unittest nginxtest fuzz-sm
 	$(foreach suite,$(filter-out t clitest,$(SUITES)),$(call side_by_side,$(RUNS:%=$(suite)-%))) \
 	restless t-restless-debian t-restless-1.28 \
 	$(foreach suite,$(filter-out t,$(RESTLESS_SUITES)),$(call side_by_side,$(suite)-restless-debian $(suite)-restless-1.28)) \
-	configtest demo-check
+	configtest demo-check waf demo-waf-check waf-ftw-short
 
 .PHONY: test
 test: ## install what is missing and run all tests; says how long each step took
@@ -231,7 +231,7 @@ hostile-results: ## write docs/hostile.md anew
 configtest: nginx-1.28 ## build nginx 1.28 with its own --add-dynamic-module, install it, serve with it
 	NGX_HTTP_WASM_PROFILE=dev JOBS=$(JOBS) timeout -k 10 3600 t/bin/configtest $(SRC_TREE)
 
-include build/fuzz.mk build/sanitizer.mk build/bench.mk build/packages.mk
+include build/fuzz.mk build/sanitizer.mk build/bench.mk build/packages.mk build/waf.mk
 
 # $(call build,NGINX TREE,CARGO FLAGS,PROFILE DIRECTORY,RESULT): build the cdylib alone (with an rlib beside it
 # there is no LTO) and put it in place by a rename: nginx may have the old file mapped.

@@ -61,7 +61,7 @@ my %rule = (
 	nginx => sub { my ($b) = @_; check_loads($b->{text}, $b->{place}) },
 	console => sub {
 		my ($b) = @_;
-		my $by = { 'README.md' => 't/bin/demo', 'docs/cli.md' => 'tests/cli/docs.rs' }->{ $b->{page} };
+		my $by = { 'README.md' => 't/bin/demo', 'docs/waf.md' => 't/bin/demo', 'docs/cli.md' => 'tests/cli/docs.rs' }->{ $b->{page} };
 		ok($by && -f repo() . "/$by", "$b->{place}: what it prints is compared by " . ($by // 'nobody'));
 	},
 	sh => \&check_commands,
@@ -69,7 +69,7 @@ my %rule = (
 		my ($b) = @_;
 		like($b->{page} . ' ' . $b->{note}, qr{^docs/cli\.md file }, "$b->{place}: a file of docs/cli.md");
 	},
-	map { $_ => \&check_file } qw/ c dockerfile go ini rust typescript wat yaml /,
+	map { $_ => \&check_file } qw/ c dockerfile go ini json rust typescript wat yaml /,
 );
 
 my (%count, $left);

@@ -22,6 +22,7 @@ use crate::nginx::guests::status::Outcome;
 use crate::nginx::ngx::body;
 use crate::nginx::ngx::ffi::{DONE, SPECIAL_RESPONSE, guard};
 use crate::nginx::ngx::request::Request;
+use crate::nginx::ngx::timer;
 use crate::status::cells::{Counter, Timed};
 
 /// `handle_request` of one guest, which has been put among the visits.
@@ -141,29 +142,36 @@ async fn start(
     Ok(lease.map(|lease| Plugin::wait_for_start(lease, start, ctx.waiter())))
 }
 
-/// Waits for its turn: as long as the pool lets it, and for one start that is under way then.
+/// Waits for its turn: as long as the pool lets it, and longer while an instance is being started, for as
+/// long as that may take.
 async fn wait_in_line(
     plugin: &Rc<Plugin>,
     ctx: &Ctx,
     ticket: &Ticket<Exchange>,
 ) -> Result<Lease, Fault> {
-    let settled = || match ticket.redeem() {
-        Some(lease) => Some(Ok(lease)),
-        None => ticket.is_refused().then_some(Err(Fault::Unstarted)),
-    };
     let start = plugin.guest().settings().limits.start_timeout;
-    // Its start may have failed already.
-    let mut end = settled();
-    for patience in [ticket.patience, start] {
-        if end.is_none() {
-            ctx.until(Need::Line(patience)).await;
-            end = settled();
+    let mut patience = ticket.patience;
+    loop {
+        // Its start may have failed already.
+        match ticket.redeem() {
+            Some(lease) => return Ok(lease),
+            None if ticket.is_refused() => return Err(Fault::Unstarted),
+            None => {}
         }
-        if end.is_none() && !plugin.is_starting() {
-            break;
+        if plugin.is_starting() {
+            patience = ticket.patience + start;
+        }
+        let waited = timer::now().saturating_sub(ticket.since);
+        let Some(left) = patience.checked_sub(waited).filter(|it| !it.is_zero()) else {
+            return Err(Fault::Busy);
+        };
+        let pause = plugin.pause();
+        ctx.until(Need::Line(pause.map_or(left, |pause| left.min(pause)))).await;
+        if pause.is_some() {
+            // Another one may be started now.
+            plugin.line.serve();
         }
     }
-    end.unwrap_or(Err(Fault::Busy))
 }
 
 /// On the instance that handled the request.

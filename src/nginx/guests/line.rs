@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::host::Host;
 use crate::nginx::guests::plugin::{Lease, Plugin};
 use crate::nginx::guests::status::Held;
+use crate::nginx::ngx::timer;
 
 /// A call that waits in the line.
 pub(crate) trait Waiter {
@@ -24,6 +25,8 @@ pub(crate) struct Ticket<H: Host> {
     lease: Cell<Option<Lease<H>>>,
     /// There is nothing to wait for any more.
     refused: Cell<bool>,
+    /// Since when it waits.
+    pub(crate) since: Duration,
     /// How long its guest lets it wait.
     pub(crate) patience: Duration,
     _waiting: Held,
@@ -39,8 +42,8 @@ impl<H: Host> Ticket<H> {
         plugin.waiting.set(plugin.waiting.get() + 1);
         plugin.line.waiting.set(plugin.line.waiting.get() + 1);
         let (plugin, lease) = (Rc::clone(plugin), Cell::new(None));
-        let refused = Cell::new(false);
-        Rc::new(Ticket { plugin, waiter, lease, refused, patience, _waiting: waiting })
+        let (refused, since) = (Cell::new(false), timer::now());
+        Rc::new(Ticket { plugin, waiter, lease, refused, since, patience, _waiting: waiting })
     }
 
     /// What it waited for, once that is there.
@@ -165,11 +168,11 @@ impl<H: Host> Line<H> {
                 continue;
             };
             if full.iter().any(|plugin| Rc::ptr_eq(plugin, &ticket.plugin)) {
-                spoken_for += usize::from(!ticket.plugin.may_leave());
+                spoken_for += usize::from(!ticket.plugin.may_leave(ticket.since));
                 at += 1;
                 continue;
             }
-            match Plugin::take(&ticket.plugin, spoken_for) {
+            match Plugin::take(&ticket.plugin, ticket.since, spoken_for) {
                 Taken::Lease(lease) => {
                     self.tickets.borrow_mut().remove(at);
                     ticket.lease.set(Some(lease));

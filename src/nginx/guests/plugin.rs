@@ -99,8 +99,9 @@ pub(crate) struct Plugin<H: Host> {
     leaves: Cell<usize>,
     /// Instances whose start goes on by itself.
     pub(crate) starts: Starts<H>,
-    /// Whether there was one: others will, too.
-    starts_slowly: Cell<bool>,
+    /// How long the last of those took, and when it ended; others will take as long.
+    start_took: Cell<Duration>,
+    start_ended: Cell<Duration>,
     /// What start functions are lent.
     alone: Alone<H>,
     settings: PoolSettings,
@@ -135,7 +136,8 @@ impl<H: Host> Plugin<H> {
             waiting: Cell::new(0),
             leaves: Cell::new(0),
             starts: Starts::default(),
-            starts_slowly: Cell::new(false),
+            start_took: Cell::new(Duration::ZERO),
+            start_ended: Cell::new(Duration::ZERO),
             alone,
             settings,
             on_error,
@@ -185,15 +187,30 @@ impl<H: Host> Plugin<H> {
         self.starts.count() < self.settings.start
     }
 
-    /// Whether there may be another leave to start one. Of a guest that starts at once there may be as
-    /// many as there is room for.
-    pub(crate) fn may_leave(&self) -> bool {
-        !self.starts_slowly.get() || self.leaves.get() < self.settings.start
+    /// Whether there may be another leave to start one, for somebody who has waited since then. Of a
+    /// guest that starts at once there may be as many as there is room for. Of one that takes long there
+    /// are as many at a time as may start, and more instances than that only for those who have waited
+    /// for as long as a start takes: most are served by what there is before.
+    pub(crate) fn may_leave(&self, since: Duration) -> bool {
+        let took = self.start_took.get();
+        if took.is_zero() {
+            return true;
+        }
+        let start = self.settings.start;
+        let few = || self.with_pool(|pool| pool.live()) <= start;
+        let late = || timer::now().saturating_sub(since.max(self.start_ended.get())) >= took;
+        self.leaves.get() < start && (few() || late())
     }
 
-    /// A start did not come to its end at once.
-    pub(crate) fn note_slow(&self) {
-        self.starts_slowly.set(true);
+    /// How long somebody waits before another instance may be started for him, if that takes long.
+    pub(crate) fn pause(&self) -> Option<Duration> {
+        Some(self.start_took.get()).filter(|took| !took.is_zero())
+    }
+
+    /// A start did not come to its end at once: it has taken so long up to now, and has ended or goes on.
+    pub(crate) fn note_start(&self, took: Duration) {
+        self.start_took.set(took.max(Duration::from_millis(1)));
+        self.start_ended.set(timer::now());
     }
 
     /// Makes sure that its time is measured.
@@ -215,7 +232,7 @@ impl<H: Host> Plugin<H> {
         }
         // Whoever waits was there first.
         if plugin.line.is_empty()
-            && let Taken::Lease(lease) = Plugin::take(plugin, 0)
+            && let Taken::Lease(lease) = Plugin::take(plugin, timer::now(), 0)
         {
             return Ok(Claim::Lease(lease));
         }
@@ -256,23 +273,23 @@ impl<H: Host> Plugin<H> {
         ticket
     }
 
-    /// What the pool has: an idle instance, or leave to start one. Others wait already for the room of
-    /// `spoken_for` instances.
-    pub(crate) fn take(plugin: &Rc<Self>, spoken_for: usize) -> Taken<H> {
+    /// What the pool has for somebody who has waited since then: an idle instance, or leave to start one.
+    /// Others wait already for the room of `spoken_for` instances.
+    pub(crate) fn take(plugin: &Rc<Self>, since: Duration, spoken_for: usize) -> Taken<H> {
         let taken = plugin.with_pool(Pool::take);
         match taken {
             Take::Idle(Idle { instance, served, .. }) => {
                 let in_flight = Meter::hold(&plugin.meter, Gauge::InFlight);
                 Taken::Lease(Lease::new(plugin, Place::Instance { instance, served }, in_flight))
             }
-            Take::Create => Plugin::leave(plugin, spoken_for),
+            Take::Create => Plugin::leave(plugin, plugin.may_leave(since), spoken_for),
             Take::Full => Taken::Full,
         }
     }
 
     /// Leave to start an instance, which the pool has room for.
-    fn leave(plugin: &Rc<Self>, spoken_for: usize) -> Taken<H> {
-        let refused = match plugin.may_leave() {
+    fn leave(plugin: &Rc<Self>, may_leave: bool, spoken_for: usize) -> Taken<H> {
+        let refused = match may_leave {
             false => Taken::Starting,
             true if plugin.line.claim(plugin, spoken_for) => {
                 let in_flight = Meter::hold(&plugin.meter, Gauge::InFlight);
@@ -323,7 +340,7 @@ impl<H: Host> Plugin<H> {
         if !plugin.with_pool(Pool::reserve) {
             return None;
         }
-        let Taken::Lease(mut lease) = Plugin::leave(plugin, 0) else { return None };
+        let Taken::Lease(mut lease) = Plugin::leave(plugin, true, 0) else { return None };
         lease.in_flight = None;
         // Dropped, it starts nothing.
         lease.admit().is_ok().then_some(lease)

@@ -50,6 +50,7 @@ pub(crate) struct Start<H: Host> {
     ran: Ran,
     /// How long it may still sleep: in all, as long as it may run.
     rest: Duration,
+    began: Instant,
 }
 
 impl<H: Host> Start<H> {
@@ -59,7 +60,7 @@ impl<H: Host> Start<H> {
         let plugin = Rc::clone(plugin);
         let limit = plugin.guest().settings().limits.start_timeout;
         let future = Box::pin(async move { plugin.guest().start(host).await });
-        Start { future, naps, ran: Ran::limited(limit), rest: limit }
+        Start { future, naps, ran: Ran::limited(limit), rest: limit, began: Instant::now() }
     }
 
     /// Its first turn, in that of the call that asks for it.
@@ -107,6 +108,7 @@ impl<H: Host> Start<H> {
         loop {
             match self.turn(lease.plugin()) {
                 Poll::Ready(Ok(instance)) => {
+                    lease.plugin().note_start(self.began.elapsed());
                     lease.give(instance);
                     return true;
                 }
@@ -135,7 +137,7 @@ impl<H: Host> Start<H> {
     /// Lets it go on by itself.
     pub(crate) fn detach(self, mut lease: Lease<H>) {
         lease.set_aside();
-        lease.plugin().note_slow();
+        lease.plugin().note_start(self.began.elapsed());
         let alone = Rc::new_cyclic(|me: &Weak<Detached<H>>| {
             let data = me.as_ptr().cast_mut().cast::<c_void>();
             // SAFETY: the value does not leave its Rc, and drops the event with itself.
@@ -187,7 +189,10 @@ impl<H: Host> Detached<H> {
     fn turn(this: &Rc<Self>) {
         let Some((mut start, lease)) = this.work.take() else { return };
         match start.turn(lease.plugin()) {
-            Poll::Ready(result) => Self::end(this, lease, result),
+            Poll::Ready(result) => {
+                lease.plugin().note_start(start.began.elapsed());
+                Self::end(this, lease, result);
+            }
             Poll::Pending => Self::go_on(this, start, lease),
         }
     }

@@ -6,7 +6,10 @@
 // handlers in an init function, which runs inside _initialize.
 package httpwasm
 
-import "unsafe"
+import (
+	"strings"
+	"unsafe"
+)
 
 // Kinds of headers and bodies.
 const (
@@ -14,8 +17,20 @@ const (
 	Response uint32 = 1
 )
 
-// BufferResponse is the feature that gives a guest the body of the response.
-const BufferResponse uint32 = 2
+// Features: BufferRequest leaves a body that was read for the next handler,
+// BufferResponse gives a guest the body of the response.
+const (
+	BufferRequest  uint32 = 1
+	BufferResponse uint32 = 2
+)
+
+// Levels of messages.
+const (
+	Debug int32 = -1
+	Info  int32 = 0
+	Warn  int32 = 1
+	Error int32 = 2
+)
 
 var (
 	// HandleRequest returns whether the request goes on, and a value that
@@ -59,6 +74,21 @@ func getHeaderValues(kind uint32, name unsafe.Pointer, nameLen uint32, buf unsaf
 //go:wasmimport http_handler set_header_value
 func setHeaderValue(kind uint32, name unsafe.Pointer, nameLen uint32, value unsafe.Pointer, valueLen uint32)
 
+//go:wasmimport http_handler get_header_names
+func getHeaderNames(kind uint32, buf unsafe.Pointer, limit uint32) uint64
+
+//go:wasmimport http_handler get_protocol_version
+func getProtocolVersion(buf unsafe.Pointer, limit uint32) uint32
+
+//go:wasmimport http_handler get_source_addr
+func getSourceAddr(buf unsafe.Pointer, limit uint32) uint32
+
+//go:wasmimport http_handler get_status_code
+func getStatusCode() uint32
+
+//go:wasmimport http_handler log
+func log(level int32, message unsafe.Pointer, messageLen uint32)
+
 //go:wasmimport http_handler read_body
 func readBody(kind uint32, buf unsafe.Pointer, limit uint32) uint64
 
@@ -81,16 +111,12 @@ func Method() string { return get(getMethod) }
 func URI() string { return get(getURI) }
 
 // SetURI replaces path and query.
-func SetURI(uri string) {
-	u := []byte(uri)
-	setURI(pointer(u), uint32(len(u)))
-}
+func SetURI(uri string) { setURI(text(uri), uint32(len(uri))) }
 
 // Header is the first value of a header, or nothing.
 func Header(kind uint32, name string) string {
-	n := []byte(name)
 	values := getMany(func(buf unsafe.Pointer, limit uint32) uint64 {
-		return getHeaderValues(kind, pointer(n), uint32(len(n)), buf, limit)
+		return getHeaderValues(kind, text(name), uint32(len(name)), buf, limit)
 	})
 	for i, c := range values {
 		if c == 0 {
@@ -101,10 +127,33 @@ func Header(kind uint32, name string) string {
 	return ""
 }
 
+// HeaderValues are all values of a header.
+func HeaderValues(kind uint32, name string) []string {
+	return split(getMany(func(buf unsafe.Pointer, limit uint32) uint64 {
+		return getHeaderValues(kind, text(name), uint32(len(name)), buf, limit)
+	}))
+}
+
+// HeaderNames are the names of all headers, each once.
+func HeaderNames(kind uint32) []string {
+	return split(getMany(func(buf unsafe.Pointer, limit uint32) uint64 { return getHeaderNames(kind, buf, limit) }))
+}
+
+// ProtocolVersion is such as HTTP/1.1.
+func ProtocolVersion() string { return get(getProtocolVersion) }
+
+// SourceAddr is the client's address and port.
+func SourceAddr() string { return get(getSourceAddr) }
+
+// Status is the status of the response.
+func Status() int { return int(getStatusCode()) }
+
+// Log writes a message into the log of the host.
+func Log(level int32, message string) { log(level, text(message), uint32(len(message))) }
+
 // SetHeader replaces all values of a header.
 func SetHeader(kind uint32, name, value string) {
-	n, v := []byte(name), []byte(value)
-	setHeaderValue(kind, pointer(n), uint32(len(n)), pointer(v), uint32(len(v)))
+	setHeaderValue(kind, text(name), uint32(len(name)), text(value), uint32(len(value)))
 }
 
 // Body reads a whole body.
@@ -120,34 +169,55 @@ func Body(kind uint32) []byte {
 	}
 }
 
+// ReadBody reads the next part of a body, and says whether it was the last.
+func ReadBody(kind uint32, buf []byte) (n int, last bool) {
+	eofLen := readBody(kind, pointer(buf), uint32(len(buf)))
+
+	return int(uint32(eofLen)), eofLen>>32 != 0
+}
+
 // WriteBody replaces a body with the first call and appends with the next.
 func WriteBody(kind uint32, body []byte) { writeBody(kind, pointer(body), uint32(len(body))) }
 
 // SetStatus sets the status of the response.
 func SetStatus(status int) { setStatusCode(uint32(status)) }
 
+// room is where the host writes what it is asked for. There is one request at a
+// time, and a new slice for each call would be work for the garbage collector.
+var room = make([]byte, 2048)
+
 // get calls a getter a second time when the value did not fit.
 func get(getter func(buf unsafe.Pointer, limit uint32) uint32) string {
-	buf := make([]byte, 2048)
-	n := getter(pointer(buf), uint32(len(buf)))
-	if int(n) > len(buf) {
-		buf = make([]byte, n)
-		n = getter(pointer(buf), n)
+	n := getter(pointer(room), uint32(len(room)))
+	if int(n) > len(room) {
+		room = make([]byte, n)
+		n = getter(pointer(room), n)
 	}
 
-	return string(buf[:n])
+	return string(room[:n])
 }
 
-// getMany is get for a count and length of NUL-terminated values.
+// getMany is get for a count and length of NUL-terminated values, which are there
+// until the next call.
 func getMany(getter func(buf unsafe.Pointer, limit uint32) uint64) []byte {
-	buf := make([]byte, 2048)
-	n := uint32(getter(pointer(buf), uint32(len(buf))))
-	if int(n) > len(buf) {
-		buf = make([]byte, n)
-		n = uint32(getter(pointer(buf), n))
+	n := uint32(getter(pointer(room), uint32(len(room))))
+	if int(n) > len(room) {
+		room = make([]byte, n)
+		n = uint32(getter(pointer(room), n))
 	}
 
-	return buf[:n]
+	return room[:n]
+}
+
+// split takes NUL-terminated values apart.
+func split(values []byte) []string {
+	if len(values) == 0 {
+		return nil
+	}
+
+	return strings.Split(string(values[:len(values)-1]), "\x00")
 }
 
 func pointer(b []byte) unsafe.Pointer { return unsafe.Pointer(unsafe.SliceData(b)) }
+
+func text(s string) unsafe.Pointer { return unsafe.Pointer(unsafe.StringData(s)) }
