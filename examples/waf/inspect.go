@@ -118,6 +118,9 @@ func isPlain(id string) bool {
 
 // logMatch writes a line for a rule that matched.
 func logMatch(match types.MatchedRule) {
+	if !started {
+		return
+	}
 	rule := match.Rule()
 	data := match.Data()
 	if len(data) > 200 {

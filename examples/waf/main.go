@@ -33,6 +33,9 @@ var (
 	// current is the transaction of the request in hand: an instance has one
 	// request at a time.
 	current types.Transaction
+	// started is set when requests may come: nobody wants to know what matches
+	// before.
+	started bool
 )
 
 // The start function of the guest: a reactor's init functions run inside of
@@ -68,6 +71,7 @@ func start() (err error) {
 		warmUp()
 	}
 	runtime.GC()
+	started = true
 
 	return nil
 }

@@ -73,7 +73,11 @@ func TestVerdicts(t *testing.T) {
 					a, b := ours.send(t, stage.Request), native.send(t, stage.Request)
 					held[0] = held[0] && stage.holds(a.rules, a.status)
 					held[1] = held[1] && stage.holds(b.rules, b.status)
-					if cause := a.differs(b); cause != "" {
+					cause := a.differs(b)
+					if cause == unexplained && absoluteTarget.Match(stage.Request) {
+						cause = absolute
+					}
+					if cause != "" {
 						differ[cause] = append(differ[cause], fmt.Sprintf("%s/%d: nginx %v, Go %v", c.Name, n+1, a, b))
 					}
 				}
@@ -111,7 +115,10 @@ const (
 	unexplained = "for no known reason"
 	refusedHere = "nginx itself refuses the request, with 400 and the like"
 	refusedGo   = "Go's server itself refuses the request"
+	absolute    = "guests get path and query of a target, not scheme and host (get_uri of the ABI)"
 )
+
+var absoluteTarget = regexp.MustCompile(`^\S+ https?://`)
 
 // differs is why two verdicts are not the same, or nothing.
 func (v verdict) differs(other verdict) string {
@@ -237,6 +244,7 @@ func answer(w http.ResponseWriter, r *http.Request) {
 		text, _ := base64.StdEncoding.DecodeString(wanted.EncodedBody)
 		wanted.Body = string(text)
 	}
+	w.Header().Set("Content-Type", "text/plain")
 	for name, value := range wanted.Headers {
 		w.Header().Set(name, value)
 	}
