@@ -34,6 +34,9 @@ symlink module_path(), $t->testdir() . '/modules/ngx_http_wasm_handler_module.so
 for my $guest (glob "$examples/guests/*") {
 	$t->write_file('guests/' . $guest =~ s{.*/}{}r, slurp($guest));
 }
+# The firewall takes half a minute to compile, and is served by t/bin/demo: another guest in its place.
+guest($t, 'guests/waf.wasm', '');
+$t->write_file('guests/waf.json', slurp(repo() . '/examples/waf/waf.json'));
 
 ###############################################################################
 

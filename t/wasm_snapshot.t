@@ -37,6 +37,9 @@ events {
 
 http {
     %%TEST_GLOBALS_HTTP%%
+
+    # One that was kept would say nothing at its start.
+    http_wasm_cache_path off;
     http_wasm_isolation request;
 
     server {

@@ -33,11 +33,13 @@ pub enum Snapshot {
 }
 
 /// The digest of all that decides what a snapshot has in it, where that can be known: the guest, and what
-/// its start functions can see of its settings. With directories it cannot, as files may change.
+/// its start functions can see of its settings. With directories it cannot, as files may change. `boot` is
+/// what tells one time that the machine runs from another: the monotonic clock begins anew with each.
 pub fn digest(
     source: &Sha256Digest,
     settings: &Settings,
     snapshot: Snapshot,
+    boot: &[u8],
 ) -> Option<Sha256Digest> {
     let Settings { name: _, config, limits, env, dirs, strict } = settings;
     if snapshot == Snapshot::Never || *strict || !dirs.is_empty() {
@@ -50,6 +52,7 @@ pub fn digest(
     };
     part(source);
     part(config);
+    part(boot);
     for size in
         [limits.memory_bytes, limits.table_elements, usize::from(snapshot == Snapshot::Seeded)]
     {

@@ -43,6 +43,9 @@ use crate::runtime::{Engine, Module};
 /// meanwhile. The largest guest known (25 MB of Go) takes 23 s on one core of 2025, twice with a snapshot.
 pub(crate) const COMPILE_TIMEOUT: Duration = Duration::from_secs(180);
 
+/// Linux's identifier of the time since the machine was started.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
 /// Between two looks at whether nginx was told to end.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -85,7 +88,9 @@ pub(crate) fn try_out(
         Source::Bytes(bytes, snapshot, dir) => (bytes, snapshot, dir),
     };
     let cache = dir.as_ref().and_then(|dir| Cache::open(dir, log));
-    let of = snapshot::digest(&precompiled::digest(bytes), settings, snapshot);
+    let of = std::fs::read(BOOT_ID).ok().and_then(|boot| {
+        snapshot::digest(&precompiled::digest(bytes), settings, snapshot, &boot)
+    });
     let place = cache.as_ref().zip(of);
     if let Some((cache, of)) = place
         && let Some((module, features)) = cache.load_snapshot(engine, &of)

@@ -93,17 +93,16 @@ impl Loader {
         self.shared.as_ref().map(|shared| shared.instances as usize)
     }
 
-    /// Starts the instances that are to be ready before this process takes requests.
+    /// Has the instances started that are to be ready in a process that serves.
     pub(crate) fn make_ready(&self) {
-        let mut plugins: Vec<_> = self.plugins.iter().collect();
-        // The same order each time.
-        plugins.sort_by_key(|(key, _)| (&key.path, &key.settings.name));
-        plugins.iter().for_each(|(_, (plugin, _))| Plugin::make_ready(plugin));
+        self.plugins.values().for_each(|(plugin, _)| Plugin::replenish(plugin));
     }
 
-    /// Instances that are to be ready, of all guests.
-    pub(crate) fn ready(&self) -> usize {
-        self.plugins.keys().map(|key| key.service.pool.min).sum()
+    /// Instances that all guests need at least: those that are to be ready, and one for the others.
+    pub(crate) fn needed(&self) -> usize {
+        let ready = self.plugins.keys().map(|key| key.service.pool.min);
+        let others = ready.clone().any(|min| min == 0);
+        ready.sum::<usize>() + usize::from(others)
     }
 
     /// Whether a guest of this line was loaded, with whatever settings.
@@ -239,7 +238,13 @@ impl Shared {
             (Some(_), _) => Ok(&self.engine),
             (None, Some(engine)) => Ok(engine),
             (None, None) => {
-                let engine = self.engine.without_interrupts();
+                let laid_out = |layout| {
+                    Engine::with(Compile::Serial, layout, self.stack_bytes)?.without_interrupts()
+                };
+                let engine = self.engine.without_interrupts().or_else(|error| {
+                    warn_of_addresses(cf, self.instances, &error);
+                    laid_out(Layout::Compact)
+                });
                 let engine = engine.map_err(|error| one_line(cf, &error))?;
                 Ok(self.unchecked.get_or_init(|| engine))
             }
@@ -312,17 +317,21 @@ fn engine(cf: &Cf, instances: u32, stack_bytes: usize) -> Result<Engine, LoadErr
     match Engine::with(Compile::Serial, Layout::Pooled { instances }, stack_bytes) {
         Ok(engine) => Ok(engine),
         Err(error) => {
-            cf.log().write(
-                WARN,
-                format_args!(
-                    "http_wasm: no addresses for {instances} instances of 4 GiB each ({error}): \
-                     laying them out compactly, guests that compute take up to half as long \
-                     again; raise \"ulimit -v\" or lower \"http_wasm_instances\""
-                ),
-            );
+            warn_of_addresses(cf, instances, &error);
             Engine::with(Compile::Serial, Layout::Compact, stack_bytes)
         }
     }
+}
+
+fn warn_of_addresses(cf: &Cf, instances: u32, error: &LoadError) {
+    cf.log().write(
+        WARN,
+        format_args!(
+            "http_wasm: no addresses for {instances} instances of 4 GiB each ({error}): laying them \
+             out compactly, guests that compute take up to half as long again; raise \"ulimit -v\" \
+             or lower \"http_wasm_instances\""
+        ),
+    );
 }
 
 /// Two instances for every connection of a worker, as chains of guests and streams of HTTP/2 need.

@@ -330,11 +330,11 @@ impl LocConf {
             let condition = line.condition;
             self.location.guests.push(Listed { plugin: Rc::clone(&plugin), condition });
             let instances = main.loader.instances().unwrap_or(usize::MAX);
-            let ready = main.loader.ready();
-            if ready > instances {
+            let needed = main.loader.needed();
+            if needed > instances {
                 let text = format_args!(
-                    "\"min=\" of \"http_wasm_pool\" makes {ready} instances of all guests, and \
-                     \"http_wasm_instances\" is {instances}"
+                    "\"min=\" of \"http_wasm_pool\", and one for guests without it, make {needed} \
+                     instances, and \"http_wasm_instances\" is {instances}"
                 );
                 line.place.report(cf, EMERG, &line.path, text);
                 return Err(Reported);

@@ -4,6 +4,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
 use nginx_sys::{ngx_http_request_t, ngx_int_t};
 
@@ -101,6 +102,7 @@ async fn find_instance<'h>(
     ctx: &Rc<Ctx>,
     held: &'h mut Option<Lease>,
 ) -> Result<&'h mut Lease, Fault> {
+    let since = timer::now();
     let mut claim = Plugin::lease(plugin, || ctx.waiter())?;
     loop {
         let lease = match claim {
@@ -113,7 +115,7 @@ async fn find_instance<'h>(
         if lease.instance().is_some() {
             break;
         }
-        match Box::pin(start(plugin, ctx, held)).await? {
+        match Box::pin(start(plugin, ctx, held, since)).await? {
             None => break,
             Some(ticket) => claim = Claim::Ticket(ticket),
         }
@@ -126,6 +128,7 @@ async fn start(
     plugin: &Rc<Plugin>,
     ctx: &Rc<Ctx>,
     held: &mut Option<Lease>,
+    since: Duration,
 ) -> Result<Option<Rc<Ticket<Exchange>>>, Fault> {
     // What has begun since leave was given.
     let mut start = plugin.may_start().then(|| Start::of(plugin));
@@ -139,7 +142,7 @@ async fn start(
         return Ok(None);
     }
     let lease = held.take();
-    Ok(lease.map(|lease| Plugin::wait_for_start(lease, start, ctx.waiter())))
+    Ok(lease.map(|lease| Plugin::wait_for_start(lease, start, since, ctx.waiter())))
 }
 
 /// Waits for its turn: as long as the pool lets it, and longer while an instance is being started, for as
@@ -165,12 +168,7 @@ async fn wait_in_line(
         let Some(left) = patience.checked_sub(waited).filter(|it| !it.is_zero()) else {
             return Err(Fault::Busy);
         };
-        let pause = plugin.pause();
-        ctx.until(Need::Line(pause.map_or(left, |pause| left.min(pause)))).await;
-        if pause.is_some() {
-            // Another one may be started now.
-            plugin.line.serve();
-        }
+        ctx.until(Need::Line(left)).await;
     }
 }
 

@@ -10,7 +10,6 @@ use std::time::Duration;
 use crate::host::Host;
 use crate::nginx::guests::plugin::{Lease, Plugin};
 use crate::nginx::guests::status::Held;
-use crate::nginx::ngx::timer;
 
 /// A call that waits in the line.
 pub(crate) trait Waiter {
@@ -36,13 +35,14 @@ impl<H: Host> Ticket<H> {
     pub(crate) fn new(
         plugin: &Rc<Plugin<H>>,
         waiter: Weak<dyn Waiter>,
+        since: Duration,
         patience: Duration,
         waiting: Held,
     ) -> Rc<Self> {
         plugin.waiting.set(plugin.waiting.get() + 1);
         plugin.line.waiting.set(plugin.line.waiting.get() + 1);
         let (plugin, lease) = (Rc::clone(plugin), Cell::new(None));
-        let (refused, since) = (Cell::new(false), timer::now());
+        let refused = Cell::new(false);
         Rc::new(Ticket { plugin, waiter, lease, refused, since, patience, _waiting: waiting })
     }
 
@@ -157,7 +157,7 @@ impl<H: Host> Line<H> {
         let mut at = 0;
         // Guests that have nothing for those who come later either.
         let mut full: Vec<Rc<Plugin<H>>> = Vec::new();
-        // How many of those passed over will start another one when they may.
+        // Of how many of those another instance will be started.
         let mut spoken_for = 0;
         loop {
             let Some(ticket) = self.tickets.borrow().get(at).map(Weak::upgrade) else {
@@ -168,7 +168,6 @@ impl<H: Host> Line<H> {
                 continue;
             };
             if full.iter().any(|plugin| Rc::ptr_eq(plugin, &ticket.plugin)) {
-                spoken_for += usize::from(!ticket.plugin.may_leave(ticket.since));
                 at += 1;
                 continue;
             }
@@ -183,7 +182,10 @@ impl<H: Host> Line<H> {
                 // No guest has an idle instance, or that would have made room.
                 Taken::NoRoom if spoken_for == 0 => return,
                 taken @ (Taken::Full | Taken::Starting | Taken::NoRoom) => {
-                    spoken_for += usize::from(matches!(taken, Taken::Starting));
+                    if matches!(taken, Taken::Starting) {
+                        spoken_for += 1;
+                        Plugin::watch_late(&ticket.plugin);
+                    }
                     full.push(Rc::clone(&ticket.plugin));
                     at += 1;
                 }

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nginx_sys::ngx_event_t;
 
@@ -99,9 +99,15 @@ pub(crate) struct Plugin<H: Host> {
     leaves: Cell<usize>,
     /// Instances whose start goes on by itself.
     pub(crate) starts: Starts<H>,
-    /// How long the last of those took, and when it ended; others will take as long.
+    /// Whether there was one: others will, too.
+    starts_slowly: Cell<bool>,
+    /// How long the last of those took that came to its end, and when that was.
     start_took: Cell<Duration>,
     start_ended: Cell<Duration>,
+    /// Set while somebody waits who may have another instance started for him later.
+    late: Timer,
+    /// Set while an instance that is to be ready is to be tried again.
+    retry: Timer,
     /// What start functions are lent.
     alone: Alone<H>,
     settings: PoolSettings,
@@ -136,8 +142,11 @@ impl<H: Host> Plugin<H> {
             waiting: Cell::new(0),
             leaves: Cell::new(0),
             starts: Starts::default(),
+            starts_slowly: Cell::new(false),
             start_took: Cell::new(Duration::ZERO),
             start_ended: Cell::new(Duration::ZERO),
+            late: Timer::new(),
+            retry: Timer::new(),
             alone,
             settings,
             on_error,
@@ -192,25 +201,38 @@ impl<H: Host> Plugin<H> {
     /// are as many at a time as may start, and more instances than that only for those who have waited
     /// for as long as a start takes: most are served by what there is before.
     pub(crate) fn may_leave(&self, since: Duration) -> bool {
-        let took = self.start_took.get();
-        if took.is_zero() {
+        if !self.starts_slowly.get() {
             return true;
         }
         let start = self.settings.start;
         let few = || self.with_pool(|pool| pool.live()) <= start;
-        let late = || timer::now().saturating_sub(since.max(self.start_ended.get())) >= took;
+        let took = self.start_took.get();
+        let waited = || timer::now().saturating_sub(since.max(self.start_ended.get()));
+        let late = || !took.is_zero() && waited() >= took;
         self.leaves.get() < start && (few() || late())
     }
 
-    /// How long somebody waits before another instance may be started for him, if that takes long.
-    pub(crate) fn pause(&self) -> Option<Duration> {
-        Some(self.start_took.get()).filter(|took| !took.is_zero())
+    /// A start did not come to its end at once.
+    pub(crate) fn note_slow(&self) {
+        self.starts_slowly.set(true);
     }
 
-    /// A start did not come to its end at once: it has taken so long up to now, and has ended or goes on.
+    /// It has come to its end, and has taken so long.
     pub(crate) fn note_start(&self, took: Duration) {
         self.start_took.set(took.max(Duration::from_millis(1)));
         self.start_ended.set(timer::now());
+    }
+
+    /// Somebody waits for an instance of a guest that starts slowly: the line is looked at again when one
+    /// may be started for him.
+    pub(crate) fn watch_late(plugin: &Rc<Self>) {
+        let took = plugin.start_took.get();
+        if took.is_zero() || plugin.late.is_set() || plugin.is_starting() {
+            return;
+        }
+        let data = ffi::c_void_of(Rc::as_ptr(plugin));
+        // SAFETY: a plugin does not leave its Rc, and drops the timer with itself.
+        unsafe { plugin.late.set(took, on_late::<H>, data) };
     }
 
     /// Makes sure that its time is measured.
@@ -237,7 +259,7 @@ impl<H: Host> Plugin<H> {
             return Ok(Claim::Lease(lease));
         }
         let before = plugin.waiting.get();
-        let ticket = Plugin::ticket(plugin, waiter());
+        let ticket = Plugin::ticket(plugin, timer::now(), waiter());
         plugin.line.join(&ticket);
         if let Some(lease) = ticket.redeem() {
             // Whoever stands before waits for something else.
@@ -250,20 +272,21 @@ impl<H: Host> Plugin<H> {
         Ok(Claim::Ticket(ticket))
     }
 
-    fn ticket(plugin: &Rc<Self>, waiter: Weak<dyn Waiter>) -> Rc<Ticket<H>> {
+    fn ticket(plugin: &Rc<Self>, since: Duration, waiter: Weak<dyn Waiter>) -> Rc<Ticket<H>> {
         let waiting = Meter::hold(&plugin.meter, Gauge::Waiting);
-        Ticket::new(plugin, waiter, plugin.settings.wait, waiting)
+        Ticket::new(plugin, waiter, since, plugin.settings.wait, waiting)
     }
 
-    /// Lets a start go on by itself; without one, others are under way. Whoever had leave for it waits,
-    /// before all others, for whatever comes free first.
+    /// Lets a start go on by itself; without one, others are under way. Whoever had leave for it, and has
+    /// waited since then, waits before all others for whatever comes free first.
     pub(crate) fn wait_for_start(
         lease: Lease<H>,
         start: Option<Start<H>>,
+        since: Duration,
         waiter: Weak<dyn Waiter>,
     ) -> Rc<Ticket<H>> {
         let plugin = Rc::clone(lease.plugin());
-        let ticket = Plugin::ticket(&plugin, waiter);
+        let ticket = Plugin::ticket(&plugin, since, waiter);
         // First, so that nobody is served before it.
         plugin.line.join_first(&ticket);
         match start {
@@ -308,30 +331,24 @@ impl<H: Host> Plugin<H> {
         use_it(pool.get_or_insert_with(|| Pool::new(max())))
     }
 
-    /// Starts the instances that are to be ready before requests come, one after the other. What takes
-    /// longer than one start may goes on by itself.
-    pub(crate) fn make_ready(plugin: &Rc<Self>) {
-        let began = Instant::now();
-        let limit = plugin.guest.settings().limits.start_timeout;
-        for _ in 0..plugin.settings.min {
-            let Some(lease) = Plugin::further(plugin) else { return };
-            if !Start::of(plugin).finish(lease, limit.saturating_sub(began.elapsed())) {
-                return;
+    /// Starts what is missing of the instances that are to be ready, as many at a time as may start: in a
+    /// worker that begins, when one is gone, when one has started, and after a while where that has failed.
+    pub(crate) fn replenish(plugin: &Rc<Self>) {
+        let PoolSettings { min, start, .. } = plugin.settings;
+        let missing = || plugin.with_pool(|pool| pool.live()) < min;
+        while missing() && plugin.leaves.get() < start {
+            match Plugin::further(plugin) {
+                Some(lease) => Start::of(plugin).detach(lease),
+                None => return Plugin::replenish_later(plugin),
             }
-        }
-        if plugin.settings.min > 0 {
-            let (name, min) = (&plugin.name, plugin.settings.min);
-            let ms = began.elapsed().as_millis();
-            let text = format_args!("http_wasm guest \"{name}\": {min} ready after {ms} ms");
-            Log::cycle().write(NOTICE, text);
         }
     }
 
-    /// An instance is gone: those that are to be ready are started again.
-    fn replenish(plugin: &Rc<Self>) {
-        while plugin.with_pool(|pool| pool.live()) < plugin.settings.min {
-            let Some(lease) = Plugin::further(plugin) else { return };
-            Start::of(plugin).detach(lease);
+    fn replenish_later(plugin: &Rc<Self>) {
+        if plugin.settings.min > 0 && !plugin.retry.is_set() {
+            let data = ffi::c_void_of(Rc::as_ptr(plugin));
+            // SAFETY: a plugin does not leave its Rc, and drops the timer with itself.
+            unsafe { plugin.retry.set(RETRY, on_retry::<H>, data) };
         }
     }
 
@@ -355,6 +372,14 @@ impl<H: Host> Plugin<H> {
             plugin.line.refuse(&plugin);
         }
         drop(lease);
+        Plugin::replenish_later(&plugin);
+    }
+
+    /// An instance has started that nobody in particular waits for.
+    pub(crate) fn start_ended(lease: Lease<H>, instance: Instance<H>) {
+        let plugin = Rc::clone(lease.plugin());
+        lease.give(instance);
+        Plugin::replenish(&plugin);
     }
 
     /// Makes sure that instances are dropped when they have been idle for too long.
@@ -496,15 +521,39 @@ impl<H: Host> Plugin<H> {
     }
 }
 
+/// How long after a failure an instance that is to be ready is started again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The plugin of a timer that has gone off.
+///
+/// # Safety
+/// The timer's data is the plugin that it is a part of, kept in an Rc.
+unsafe fn plugin_of<H: Host>(event: *mut ngx_event_t) -> Rc<Plugin<H>> {
+    // SAFETY: as the caller holds.
+    unsafe {
+        let plugin = (*event).data.cast_const().cast::<Plugin<H>>();
+        Rc::increment_strong_count(plugin);
+        Rc::from_raw(plugin)
+    }
+}
+
+/// Another instance may be started for somebody.
+unsafe extern "C" fn on_late<H: Host>(event: *mut ngx_event_t) {
+    // SAFETY: see watch_late.
+    guard((), || unsafe { plugin_of::<H>(event) }.line.serve());
+}
+
+/// An instance that is to be ready is tried again.
+unsafe extern "C" fn on_retry<H: Host>(event: *mut ngx_event_t) {
+    // SAFETY: see replenish_later.
+    guard((), || Plugin::replenish(&unsafe { plugin_of::<H>(event) }));
+}
+
 /// The timer of a plugin's idle instances has gone off.
 unsafe extern "C" fn on_expiry<H: Host>(event: *mut ngx_event_t) {
     guard((), || {
-        // SAFETY: the timer's data is the plugin it is a part of, kept in an Rc (see watch_idle).
-        let plugin = unsafe {
-            let plugin = (*event).data.cast_const().cast::<Plugin<H>>();
-            Rc::increment_strong_count(plugin);
-            Rc::from_raw(plugin)
-        };
+        // SAFETY: see watch_idle.
+        let plugin = unsafe { plugin_of::<H>(event) };
         plugin.expire();
         Plugin::watch_idle(&plugin);
         // What they leave is room for others.

@@ -101,43 +101,10 @@ impl<H: Host> Start<H> {
         }
     }
 
-    /// Lets it come to its end before anything else happens in this process, in so much time; whether it
-    /// has. What takes longer goes on by itself.
-    pub(crate) fn finish(mut self, lease: Lease<H>, limit: Duration) -> bool {
-        let end = Instant::now() + limit;
-        loop {
-            match self.turn(lease.plugin()) {
-                Poll::Ready(Ok(instance)) => {
-                    lease.plugin().note_start(self.began.elapsed());
-                    lease.give(instance);
-                    return true;
-                }
-                Poll::Ready(Err(fault)) => {
-                    Plugin::start_failed(lease, &fault);
-                    return false;
-                }
-                Poll::Pending => {
-                    let left = end.saturating_duration_since(Instant::now());
-                    if left <= self.naps.0.get().unwrap_or_default() {
-                        self.detach(lease);
-                        return false;
-                    }
-                    match self.nap() {
-                        Ok(nap) => std::thread::sleep(nap),
-                        Err(fault) => {
-                            Plugin::start_failed(lease, &fault);
-                            return false;
-                        }
-                    }
-                }
-            }
-        }
-    }
-
     /// Lets it go on by itself.
     pub(crate) fn detach(self, mut lease: Lease<H>) {
         lease.set_aside();
-        lease.plugin().note_start(self.began.elapsed());
+        lease.plugin().note_slow();
         let alone = Rc::new_cyclic(|me: &Weak<Detached<H>>| {
             let data = me.as_ptr().cast_mut().cast::<c_void>();
             // SAFETY: the value does not leave its Rc, and drops the event with itself.
@@ -190,7 +157,9 @@ impl<H: Host> Detached<H> {
         let Some((mut start, lease)) = this.work.take() else { return };
         match start.turn(lease.plugin()) {
             Poll::Ready(result) => {
-                lease.plugin().note_start(start.began.elapsed());
+                if result.is_ok() {
+                    lease.plugin().note_start(start.began.elapsed());
+                }
                 Self::end(this, lease, result);
             }
             Poll::Pending => Self::go_on(this, start, lease),
@@ -201,7 +170,7 @@ impl<H: Host> Detached<H> {
         let starts = &lease.plugin().starts.0;
         starts.borrow_mut().retain(|other| !Rc::ptr_eq(other, this));
         match result {
-            Ok(instance) => lease.give(instance),
+            Ok(instance) => Plugin::start_ended(lease, instance),
             Err(fault) => Plugin::start_failed(lease, &fault),
         }
     }
