@@ -103,6 +103,8 @@ const PAIRS: &[[&str; 2]] = &[
     ["chain", "spool"],
     // A guest and the calls that wait for its instances.
     ["line", "plugin"],
+    // A guest and its instances that are being started.
+    ["plugin", "start"],
     // A location has guests, whose host reads the location.
     ["host", "settings"],
     // A level has guests, which are loaded with its settings.

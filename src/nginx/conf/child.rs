@@ -88,9 +88,9 @@ pub(crate) fn try_out(
         Source::Bytes(bytes, snapshot, dir) => (bytes, snapshot, dir),
     };
     let cache = dir.as_ref().and_then(|dir| Cache::open(dir, log));
-    let of = std::fs::read(BOOT_ID).ok().and_then(|boot| {
-        snapshot::digest(&precompiled::digest(bytes), settings, snapshot, &boot)
-    });
+    let of = std::fs::read(BOOT_ID)
+        .ok()
+        .and_then(|boot| snapshot::digest(&precompiled::digest(bytes), settings, snapshot, &boot));
     let place = cache.as_ref().zip(of);
     if let Some((cache, of)) = place
         && let Some((module, features)) = cache.load_snapshot(engine, &of)
