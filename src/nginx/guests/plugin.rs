@@ -29,7 +29,7 @@ use crate::status::cells::{Counter, Gauge};
 pub(crate) struct PoolSettings {
     /// Instances, in use and idle; `worker_connections` if not set.
     pub(crate) max: Option<usize>,
-    /// Instances that are made before the worker takes requests, and not dropped while they are idle.
+    /// Instances that a worker starts when it begins, and does not drop while they are idle.
     pub(crate) min: usize,
     /// Instances that start at a time.
     pub(crate) start: usize,
@@ -72,6 +72,17 @@ pub(crate) struct Service {
     pub(crate) breaker: Option<breaker::Settings>,
 }
 
+/// What is known of how long the starts of a guest take.
+#[derive(Clone, Copy, Debug)]
+enum StartTime {
+    /// One turn, as far as there were any.
+    AtOnce,
+    /// Longer; none has come to its end yet.
+    Unknown,
+    /// The last one took `time`, and came to its end at `ended`.
+    Took { time: Duration, ended: Duration },
+}
+
 /// What becomes of a request whose guest fails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) enum OnError {
@@ -99,11 +110,7 @@ pub(crate) struct Plugin<H: Host> {
     leaves: Cell<usize>,
     /// Instances whose start goes on by itself.
     pub(crate) starts: Starts<H>,
-    /// Whether there was one: others will, too.
-    starts_slowly: Cell<bool>,
-    /// How long the last of those took that came to its end, and when that was.
-    start_took: Cell<Duration>,
-    start_ended: Cell<Duration>,
+    start_time: Cell<StartTime>,
     /// Set while somebody waits who may have another instance started for him later.
     late: Timer,
     /// Set while an instance that is to be ready is to be tried again.
@@ -142,9 +149,7 @@ impl<H: Host> Plugin<H> {
             waiting: Cell::new(0),
             leaves: Cell::new(0),
             starts: Starts::default(),
-            starts_slowly: Cell::new(false),
-            start_took: Cell::new(Duration::ZERO),
-            start_ended: Cell::new(Duration::ZERO),
+            start_time: Cell::new(StartTime::AtOnce),
             late: Timer::new(),
             retry: Timer::new(),
             alone,
@@ -201,38 +206,39 @@ impl<H: Host> Plugin<H> {
     /// are as many at a time as may start, and more instances than that only for those who have waited
     /// for as long as a start takes: most are served by what there is before.
     pub(crate) fn may_leave(&self, since: Duration) -> bool {
-        if !self.starts_slowly.get() {
-            return true;
-        }
-        let start = self.settings.start;
-        let few = || self.with_pool(|pool| pool.live()) <= start;
-        let took = self.start_took.get();
-        let waited = || timer::now().saturating_sub(since.max(self.start_ended.get()));
-        let late = || !took.is_zero() && waited() >= took;
-        self.leaves.get() < start && (few() || late())
+        let few = || self.with_pool(|pool| pool.live()) <= self.settings.start;
+        let wanted = match self.start_time.get() {
+            StartTime::AtOnce => return true,
+            StartTime::Unknown => few(),
+            StartTime::Took { time, ended } => {
+                few() || timer::now().saturating_sub(since.max(ended)) >= time
+            }
+        };
+        wanted && self.leaves.get() < self.settings.start
     }
 
     /// A start did not come to its end at once.
     pub(crate) fn note_slow(&self) {
-        self.starts_slowly.set(true);
+        if let StartTime::AtOnce = self.start_time.get() {
+            self.start_time.set(StartTime::Unknown);
+        }
     }
 
     /// It has come to its end, and has taken so long.
-    pub(crate) fn note_start(&self, took: Duration) {
-        self.start_took.set(took.max(Duration::from_millis(1)));
-        self.start_ended.set(timer::now());
+    pub(crate) fn note_start(&self, time: Duration) {
+        self.start_time.set(StartTime::Took { time, ended: timer::now() });
     }
 
     /// Somebody waits for an instance of a guest that starts slowly: the line is looked at again when one
     /// may be started for him.
     pub(crate) fn watch_late(plugin: &Rc<Self>) {
-        let took = plugin.start_took.get();
-        if took.is_zero() || plugin.late.is_set() || plugin.is_starting() {
+        let StartTime::Took { time, .. } = plugin.start_time.get() else { return };
+        if plugin.late.is_set() || plugin.is_starting() {
             return;
         }
         let data = ffi::c_void_of(Rc::as_ptr(plugin));
         // SAFETY: a plugin does not leave its Rc, and drops the timer with itself.
-        unsafe { plugin.late.set(took, on_late::<H>, data) };
+        unsafe { plugin.late.set(time, on_late::<H>, data) };
     }
 
     /// Makes sure that its time is measured.
@@ -358,7 +364,6 @@ impl<H: Host> Plugin<H> {
             return None;
         }
         let Taken::Lease(mut lease) = Plugin::leave(plugin, true, 0) else { return None };
-        lease.in_flight = None;
         // Dropped, it starts nothing.
         lease.admit().is_ok().then_some(lease)
     }

@@ -73,12 +73,14 @@ impl Event {
         handler: unsafe extern "C" fn(*mut ngx_event_t),
         data: *mut c_void,
     ) -> Self {
-        let mut event = idle();
-        event.handler = Some(handler);
-        event.data = data;
         // SAFETY: a request has a connection with a log, which outlives it.
-        event.log = unsafe { (*r.connection()).log };
-        Event(Box::new(UnsafeCell::new(event)))
+        let log = unsafe { (*r.connection()).log };
+        Event(Box::new(UnsafeCell::new(ngx_event_t {
+            handler: Some(handler),
+            data,
+            log,
+            ..idle()
+        })))
     }
 
     /// One that belongs to no request: a worker that is to end does not wait for it.
@@ -89,15 +91,11 @@ impl Event {
         handler: unsafe extern "C" fn(*mut ngx_event_t),
         data: *mut c_void,
     ) -> Self {
-        let mut event = idle();
-        event.handler = Some(handler);
-        event.data = data;
-        // SAFETY: nginx's cycle and its log are there in every process that has an event loop. The event
-        // is not in use yet.
-        unsafe {
-            event.log = (*nginx_sys::ngx_cycle).log;
-            ffi::ngx_http_wasm_set_ev_cancelable(&raw mut event, 1);
-        }
+        // SAFETY: nginx's cycle and its log are there in every process that has an event loop.
+        let log = unsafe { (*nginx_sys::ngx_cycle).log };
+        let mut event = ngx_event_t { handler: Some(handler), data, log, ..idle() };
+        // SAFETY: nobody else has the event yet.
+        unsafe { ffi::ngx_http_wasm_set_ev_cancelable(&raw mut event, 1) };
         Event(Box::new(UnsafeCell::new(event)))
     }
 
