@@ -22,10 +22,10 @@ use Test::Nginx::Wasm;
 select STDERR; $| = 1;
 select STDOUT; $| = 1;
 
-my $t = Test::Nginx->new()->has(qw/http/)->plan(46);
+my $t = Test::Nginx->new()->has(qw/http/)->plan(48);
 my $dir = $t->testdir();
 
-for my $lent ('lent', 'kept') {
+for my $lent ('lent', 'kept', 'mark') {
 	mkdir "$dir/$lent" or die "cannot mkdir: $!\n";
 	$t->write_file("$lent/file", '');
 }
@@ -61,6 +61,8 @@ http {
             http_wasm_pool wait=1m; empty_gif; }
         location /fails { http_wasm opens.wat name=fails; http_wasm_dir %%TESTDIR%%/lent /lent;
             http_wasm_pool wait=1m; empty_gif; }
+        location /laggard { http_wasm laggard.wat; http_wasm_dir %%TESTDIR%%/mark /lent rw; http_wasm_pool wait=1ms;
+            http_wasm_start_timeout 250ms; empty_gif; }
         location /ready { http_wasm slow.wat name=ready; http_wasm_pool min=2 idle_timeout=100ms; empty_gif; }
         location /spare { http_wasm slow.wat name=spare; http_wasm_pool idle_timeout=100ms; empty_gif; }
         location /first { http_wasm opens.wat name=first; http_wasm_dir %%TESTDIR%%/kept /lent; http_wasm_pool min=1; empty_gif; }
@@ -94,6 +96,17 @@ guest($t, 'naps.wat', <<'EOF');
   (data (i32.const 16) "\00\00\00\00\00\00\00\00\01\00\00\00\00\00\00\00\00\c2\eb\0b")
   (func (export "_initialize")
     (if (call $poll (i32.const 8) (i32.const 64) (i32.const 1) (i32.const 128)) (then unreachable)))
+EOF
+
+# Starts once, when the configuration is read. Later it sleeps for a fifth of a second, and does not come to its end.
+guest($t, 'laggard.wat', <<'EOF');
+  (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "path_create_directory" (func $mkdir (param i32 i32 i32) (result i32)))
+  (data (i32.const 16) "\00\00\00\00\00\00\00\00\01\00\00\00\00\00\00\00\00\c2\eb\0b")
+  (func (export "_initialize")
+    (if (i32.eqz (call $mkdir (i32.const 3) &"read")) (then (return)))
+    (if (call $poll (i32.const 8) (i32.const 64) (i32.const 1) (i32.const 128)) (then unreachable))
+    (loop $again (br $again)))
 EOF
 
 # Fails without its file.
@@ -136,6 +149,10 @@ ok(wait_until(sub { figure('three', 'instances_started_total') >= 3 }), 'start t
 my @napping = map { http_get('/naps', start => 1) } 1 .. 5;
 like(http_get('/status'), qr/ 200 /, 'a start that sleeps does not keep others');
 is(scalar(grep { status(http_end($_)) == 200 } @napping), 5, 'who waited for it is served');
+
+is(status(http_get('/laggard')), 503, 'a start that sleeps and works for longer than anybody waits');
+is(error_log_count($t, qr/guest "laggard": an instance is being started and was not ready in time \(see http_wasm_pool\)/), 1,
+	'is what is logged, not that instances are in use');
 
 ###############################################################################
 # The client goes away while its instance starts.

@@ -165,7 +165,7 @@ var all = []hostile{
 		location: "http_wasm_pool max=1 queue=1 wait=10s;"},
 	{name: "descriptor flood", phases: []string{request}, whole: opener, location: lent, status: 200},
 	{name: "start traps at each request", phases: []string{start}, module: started("unreachable"), location: fresh, status: 503, log: `cannot start an instance: does not start: start section: wasm trap: .*unreachable`},
-	{name: "start loops at each request", phases: []string{start}, module: started(forever("")), location: fresh, status: 503, log: `cannot start an instance: does not start: start section: ` + stopped},
+	{name: "start loops at each request", phases: []string{start}, module: started(forever("")), location: fresh + " http_wasm_pool wait=10s;", status: 503, log: `cannot start an instance: does not start: start section: ` + stopped},
 	{name: "start takes all memory", phases: []string{start}, module: "(func $bomb (local $i i32) " + growAndTouch + ")" +
 		started("(call $bomb)"), location: fresh, status: 200, takes: 128},
 	// Last: what their instances keep would stand in all rows after them.

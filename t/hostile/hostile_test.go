@@ -122,7 +122,7 @@ func serve(t *testing.T, rows []deployed) *nginxtest.Server {
 			directives = fmt.Sprintf(directives, t.TempDir())
 		}
 		if row.endless() {
-			directives += fmt.Sprintf(" http_wasm_timeout %dms;", limit.Milliseconds())
+			directives += fmt.Sprintf(" http_wasm_timeout %[1]dms; http_wasm_start_timeout %[1]dms;", limit.Milliseconds())
 		}
 		conf += fmt.Sprintf("        location = /%s { http_wasm ${dir}/%[1]s.wasm config=something; %s empty_gif; }\n", row.name, directives)
 	}

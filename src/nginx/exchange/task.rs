@@ -161,12 +161,13 @@ async fn wait_in_line(
             None if ticket.is_refused() => return Err(Fault::Unstarted),
             None => {}
         }
-        if plugin.is_starting() {
+        let is_starting = plugin.is_starting();
+        if is_starting {
             patience = ticket.patience + start;
         }
         let waited = timer::now().saturating_sub(ticket.since);
         let Some(left) = patience.checked_sub(waited).filter(|it| !it.is_zero()) else {
-            return Err(Fault::Busy);
+            return Err(if is_starting { Fault::Starting } else { Fault::Busy });
         };
         ctx.until(Need::Line(left)).await;
     }

@@ -34,6 +34,9 @@ pub(crate) enum Fault {
     /// Every instance is in use.
     #[error("all instances are in use and none came free in time")]
     Busy,
+    /// One is being started.
+    #[error("an instance is being started and was not ready in time")]
+    Starting,
     /// It failed so often that it is not called for a while.
     #[error("failed too often and is not called for another {} ms", .0.as_millis())]
     Resting(Duration),
@@ -45,7 +48,11 @@ impl Fault {
     pub(crate) fn is_the_guests(&self) -> bool {
         let error = match self {
             Fault::Timeout(_) => return true,
-            Fault::Unstarted | Fault::Ticker(_) | Fault::Busy | Fault::Resting(_) => return false,
+            Fault::Unstarted
+            | Fault::Ticker(_)
+            | Fault::Busy
+            | Fault::Starting
+            | Fault::Resting(_) => return false,
             Fault::Start(LoadError::Start(error)) | Fault::Call(error) => error,
             Fault::Start(_) => return true,
         };
@@ -61,7 +68,7 @@ impl Fault {
             Fault::Call(error) => error,
             Fault::Start(_) | Fault::Unstarted => return Failure::Start,
             Fault::Timeout(_) => return Failure::Timeout,
-            Fault::Busy => return Failure::Busy,
+            Fault::Busy | Fault::Starting => return Failure::Busy,
             Fault::Resting(_) => return Failure::Resting,
             Fault::Ticker(_) => return Failure::Host,
         };
@@ -83,6 +90,7 @@ impl Fault {
             | Fault::Unstarted
             | Fault::Ticker(_)
             | Fault::Busy
+            | Fault::Starting
             | Fault::Resting(_) => SERVICE_UNAVAILABLE,
         }
     }
@@ -125,7 +133,7 @@ impl Fault {
             Fault::Start(error) => start_directive(error),
             Fault::Unstarted => None,
             Fault::Timeout(_) => Some("http_wasm_timeout"),
-            Fault::Busy => Some("http_wasm_pool"),
+            Fault::Busy | Fault::Starting => Some("http_wasm_pool"),
             Fault::Resting(_) => Some("http_wasm_breaker"),
             Fault::Ticker(_) => None,
         }
@@ -150,6 +158,7 @@ impl Fault {
             | Fault::Ticker(_)
             | Fault::Timeout(_)
             | Fault::Busy
+            | Fault::Starting
             | Fault::Resting(_) => None,
         };
         for frame in backtrace.iter().flat_map(|frames| frames.lines()) {
