@@ -53,6 +53,7 @@ http {
         location /on { http_wasm count.wat name=on config=0; http_wasm_isolation worker; http_wasm_snapshot on; empty_gif; }
         location /random { http_wasm random.wat name=random; empty_gif; }
         location /shared { http_wasm random.wat name=shared; http_wasm_snapshot on; empty_gif; }
+        location /resumed { http_wasm resumed.wat name=resumed; http_wasm_snapshot on; empty_gif; }
         location /table { http_wasm table.wat; http_wasm_snapshot on; empty_gif; }
         location /trap { http_wasm trap.wat; empty_gif; }
         location /go/on { http_wasm $go name=go-on config=/b; http_wasm_snapshot on; empty_gif; }
@@ -76,13 +77,16 @@ guest($t, 'count.wat', <<'EOF');
     (i64.const 1))
 EOF
 
-guest($t, 'random.wat', <<'EOF');
+my $random = <<'EOF';
   (import "wasi_snapshot_preview1" "random_get" (func $random_get (param i32 i32) (result i32)))
-  (func (export "_initialize") (drop (call $random_get (i32.const 65536) (i32.const 4))))
+  (func $draw (export "_initialize") (drop (call $random_get (i32.const 65536) (i32.const 4))))
   (func (export "handle_request") (result i64)
     (call $set_resp &"x-random" (call $dec (i32.load (i32.const 65536))))
     (i64.const 1))
 EOF
+
+guest($t, 'random.wat', $random);
+guest($t, 'resumed.wat', $random . '(export "wizer.resume" (func $draw))');
 
 guest($t, 'table.wat', <<'EOF');
   (table 1 funcref)
@@ -97,7 +101,7 @@ guest($t, 'trap.wat', <<'EOF');
     unreachable)
 EOF
 
-$t->run()->plan(24);
+$t->run()->plan(25);
 
 ###############################################################################
 
@@ -117,6 +121,7 @@ is(error_log_count($t, qr/guest "$_".*started/), $starts{$_}, "$_: starts") for 
 
 isnt(random('/random'), random('/random'), 'random numbers are not frozen');
 is(random('/shared'), random('/shared'), 'unless the operator says so');
+isnt(random('/resumed'), random('/resumed'), 'and where the guest draws new ones in each instance');
 is(error_log_count($t, qr/\[notice\].*random\.wat": has no snapshot.*draw random numbers.*nginx\.conf:\d+$/), 1,
 	'why there is none');
 is(error_log_count($t, qr/\[warn\].*table\.wat": has no snapshot.*unsupported `table\.set`.*nginx\.conf:\d+$/), 1,

@@ -170,10 +170,18 @@ impl<H: Host> Guest<H> {
         self
     }
 
+    /// What an instance is to run before its first call, beside the start section.
+    fn start_function(&self) -> Option<(&'static str, ModuleExport)> {
+        match self.start {
+            Start::Run => self.exports.start,
+            Start::Done(_) => self.exports.resume.map(|export| (RESUME, export)),
+        }
+    }
+
     /// The guest with instances that can be [reset](Guest::reset), if all that one does before its first
     /// call is the same each time. To be said after [`Guest::with`].
     pub fn resettable(mut self, find_written: FindWritten) -> Self {
-        let starts = self.start == Start::Run && self.exports.start.is_some();
+        let starts = self.start_function().is_some();
         let initial_bytes = reset::initial_bytes(self.pre.module()).filter(|_| !starts);
         self.reset = initial_bytes.map(|bytes| (find_written, bytes));
         self
@@ -211,7 +219,8 @@ impl<H: Host> Guest<H> {
     }
 
     /// Makes an instance and runs its start functions: the module's start section, then
-    /// `_initialize` if exported, else `_start` if exported; or none, if the module is a snapshot.
+    /// `_initialize` if exported, else `_start` if exported; or, if the module is a snapshot, `wizer.resume`
+    /// if exported.
     ///
     /// Not to be called in a process that forks later and whose children call it too, for guests
     /// that import WASI: the children would share the state of the random number generator.
@@ -241,6 +250,9 @@ impl<H: Host> Guest<H> {
         if self.counts {
             store.set_fuel(u64::MAX).map_err(|error| LoadError::Engine(describe(&error)))?;
         }
+        if let Start::Done(features) = self.start {
+            store.data_mut().state.set_start_features(features);
+        }
         let mut loan =
             Loan::begin(&mut store, host, Phase::Start, INSTANTIATE).map_err(LoadError::Start)?;
         let result = self.run_start_functions(&mut loan).await;
@@ -251,9 +263,6 @@ impl<H: Host> Guest<H> {
             return Err(LoadError::Instantiate(describe(error)));
         }
         let instance = loan.end(result).map_err(LoadError::Start)?;
-        if let Start::Done(features) = self.start {
-            store.data_mut().state.set_start_features(features);
-        }
         Ok((store, instance))
     }
 
@@ -281,13 +290,13 @@ impl<H: Host> Guest<H> {
         loan: &mut Loan<'_, H>,
     ) -> wasmtime::Result<wasmtime::Instance> {
         let instance = self.pre.instantiate_async(&mut *loan.store).await?;
-        let (Start::Run, Some((name, export))) = (self.start, &self.exports.start) else {
+        let Some((name, export)) = self.start_function() else {
             return Ok(instance);
         };
         loan.call = name;
-        let function = function::<(), (), H>(instance, loan.store, export)?;
+        let function = function::<(), (), H>(instance, loan.store, &export)?;
         match function.call_async(&mut *loan.store, ()).await {
-            Err(error) if *name == START && is_success(&error) => self.report_exit(loan.store),
+            Err(error) if name == START && is_success(&error) => self.report_exit(loan.store),
             result => result?,
         }
         Ok(instance)
@@ -311,6 +320,9 @@ impl<H: Host> Guest<H> {
 const INSTANTIATE: &str = "start section";
 pub(super) const INITIALIZE: &str = "_initialize";
 pub(super) const START: &str = "_start";
+/// What Wizer's users call the function that a module runs when it begins with a snapshot, in the place of its
+/// start function.
+const RESUME: &str = "wizer.resume";
 
 fn is_success(error: &wasmtime::Error) -> bool {
     matches!(error.downcast_ref(), Some(Exit { code: 0 }))
@@ -332,6 +344,8 @@ pub(crate) struct Exports {
     pub(crate) handle_response: ModuleExport,
     /// The start function to call, with its name.
     start: Option<(&'static str, ModuleExport)>,
+    /// What to call in its place in an instance that begins with a snapshot.
+    resume: Option<ModuleExport>,
 }
 
 /// An exported function, with its type.
@@ -367,7 +381,7 @@ fn check_exports(module: &Module) -> Result<Exports, LoadError> {
         ExternType::Func(ty) => same(ty.params(), &[]) && same(ty.results(), &[]),
         _ => false,
     };
-    for name in [INITIALIZE, START] {
+    for name in [INITIALIZE, START, RESUME] {
         if module.get_export(name).is_some() {
             check_export(module, name, "a function () -> ()", is_start)?;
         }
@@ -382,6 +396,7 @@ fn check_exports(module: &Module) -> Result<Exports, LoadError> {
         handle_request: export(EXPORT_HANDLE_REQUEST)?,
         handle_response: export(EXPORT_HANDLE_RESPONSE)?,
         start: start.find_map(|name| Some((name, module.get_export_index(name)?))),
+        resume: module.get_export_index(RESUME),
     })
 }
 

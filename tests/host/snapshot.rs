@@ -149,6 +149,62 @@ fn random_numbers_are_not_shared_unless_asked_for() {
     assert_eq!((first.len(), &first), (16, &fresh(&once, &settings()).2));
 }
 
+/// A guest whose start draws a number into 70, and whose every instance that begins with a snapshot draws
+/// one into 90.
+fn resuming(resume: &str, answer: (u32, u32)) -> String {
+    let wat = guest("(call $ok (call $random (i32.const 70) (i32.const 16)))", answer);
+    wat.replace(
+        r#"(func (export "handle_request")"#,
+        &format!(r#"(func (export "wizer.resume") {resume}) (func (export "handle_request")"#),
+    )
+}
+
+#[test]
+fn each_instance_that_begins_with_a_snapshot_may_draw_its_own() {
+    let draw = "(call $ok (call $random (i32.const 90) (i32.const 16)))
+        (drop (call $enable (i32.const 2)))
+        (call $log (i32.const 0) (i32.const 0) (i32.const 4))";
+    let wat = resuming(draw, (70, 36));
+    let once = prepared(&wat, Snapshot::Seeded);
+    assert_eq!(once.unfit, None);
+    let (first, second) = (fresh(&once, &settings()), fresh(&once, &settings()));
+    assert_eq!((first.0.as_slice(), first.1), (["star".to_owned()].as_slice(), 2));
+    assert_eq!(first.2[..16], second.2[..16], "what the start drew");
+    assert_ne!(first.2[20..], second.2[20..], "what the instance drew");
+    assert_ne!(first.2[20..], [0; 16]);
+    // Without a snapshot the start has drawn it.
+    let each = prepared(&wat, Snapshot::Never);
+    let (log, features, body) = fresh(&each, &settings());
+    assert_eq!((log, features, &body[20..]), (vec!["started".into()], 0, &[0; 16][..]));
+    // It is not what makes a snapshot faithful.
+    assert_eq!(prepared(&wat, Snapshot::Faithful).unfit, Some(Unfit::Random));
+}
+
+#[test]
+fn an_instance_that_cannot_resume_does_not_start() {
+    let wat = resuming("unreachable", (70, 16));
+    assert_eq!(prepared(&wat, Snapshot::Never).start, Start::Run);
+    let error = try_prepare(&wat, &settings(), Snapshot::Seeded).err().expect("is refused");
+    let text = error.to_string();
+    assert!(text.contains("wizer.resume") && text.contains("unreachable"), "{text}");
+    let wat = resuming("(param i32)", (70, 16));
+    let error = try_prepare(&wat, &settings(), Snapshot::Never).err().expect("is refused");
+    assert!(matches!(error, LoadError::ExportType { name: "wizer.resume", .. }), "{error}");
+}
+
+#[test]
+fn what_resumes_is_not_reset() {
+    for (resume, resets) in [("", true), (r#"(func (export "wizer.resume"))"#, false)] {
+        let wat = guest("", (60, 1)).replace("(func $ok ", &format!("{resume} (func $ok "));
+        let once = prepared(&wat, Snapshot::Faithful);
+        let guest = Guest::new(&ENGINE, &once.module, settings()).expect("a guest");
+        let guest = guest.with(once.start).resettable(|_, _| true);
+        let mut instance =
+            block_on(guest.start(FakeExchange::new(Exchange::default()).0)).expect("starts");
+        assert_eq!(guest.reset(&mut instance), resets, "{resume}");
+    }
+}
+
 #[test]
 fn random_numbers_of_requests_are_always_new() {
     let wat = guest("", (70, 16)).replace(
