@@ -103,8 +103,12 @@ const PAIRS: &[[&str; 2]] = &[
     ["chain", "spool"],
     // A guest and the calls that wait for its instances.
     ["line", "plugin"],
+    ["lease", "line"],
+    // A guest and its instances in use.
+    ["lease", "plugin"],
     // A guest and its instances that are being started.
     ["plugin", "start"],
+    ["lease", "start"],
     // A location has guests, whose host reads the location.
     ["host", "settings"],
     // A level has guests, which are loaded with its settings.

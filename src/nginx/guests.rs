@@ -2,8 +2,10 @@
 //! happens when it fails, and its figures.
 
 pub(crate) mod fault;
+pub(crate) mod lease;
 pub(crate) mod line;
 pub(crate) mod plugin;
+pub(crate) mod service;
 pub(crate) mod start;
 pub(crate) mod status;
 pub(crate) mod worker;

@@ -22,7 +22,7 @@ use crate::nginx::conf::cf::{Cf, ConfError, EMERG};
 use crate::nginx::conf::line::Line;
 use crate::nginx::conf::settings::{CONF_ERROR, Isolation, Lines, LocConf, MainConf, SnapshotWish};
 use crate::nginx::exchange::settings::Given;
-use crate::nginx::guests::plugin::OnError;
+use crate::nginx::guests::service::OnError;
 use crate::nginx::ngx::ffi::guard;
 use crate::nginx::ngx::headers_in::constant;
 use crate::nginx::ngx::log::Escaped;

@@ -14,7 +14,7 @@ use crate::nginx::conf::line::{Line, read};
 use crate::nginx::conf::settings::{MainConf, Reported};
 use crate::nginx::exchange::host::{Exchange, Plugin};
 use crate::nginx::guests::line;
-use crate::nginx::guests::plugin::Service;
+use crate::nginx::guests::service::Service;
 use crate::nginx::guests::status::Identified;
 use crate::nginx::guests::worker;
 use crate::nginx::ngx::log::{Escaped, NOTICE, WARN};

@@ -18,7 +18,7 @@ use crate::nginx::conf::load::{CachePath, Key, Loader};
 use crate::nginx::exchange::host::Plugin;
 use crate::nginx::exchange::settings::{Http, Listed, Location};
 use crate::nginx::exchange::variables::Used;
-use crate::nginx::guests::plugin::{OnError, PoolSettings, Service};
+use crate::nginx::guests::service::{OnError, PoolSettings, Service};
 use crate::nginx::ngx::ffi::guard;
 use crate::nginx::ngx::module;
 use crate::runtime::guest::{Dir, Settings};

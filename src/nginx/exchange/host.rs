@@ -12,6 +12,7 @@ use crate::host::kept::Kept;
 use crate::host::{Chunk, Host, Refusal, Sink, Source, Write, matching};
 use crate::nginx::exchange::settings::{Given, Http, Location};
 use crate::nginx::exchange::shared::{Io, IoRef, Keeper, Lost, Shared};
+use crate::nginx::guests::lease;
 use crate::nginx::guests::plugin;
 use crate::nginx::guests::start::Naps;
 use crate::nginx::ngx::body;
@@ -33,7 +34,7 @@ const UNSAFE_PATH: &str = "nginx finds the path unsafe";
 /// A guest as one `http_wasm` line configures it.
 pub(crate) type Plugin = plugin::Plugin<Exchange>;
 /// An instance pinned to one exchange.
-pub(crate) type Lease = plugin::Lease<Exchange>;
+pub(crate) type Lease = lease::Lease<Exchange>;
 
 /// A request lent to one guest call; or no request at all, for start functions that run when the
 /// configuration is loaded.

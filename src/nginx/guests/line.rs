@@ -8,7 +8,8 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use crate::host::Host;
-use crate::nginx::guests::plugin::{Lease, Plugin};
+use crate::nginx::guests::lease::Lease;
+use crate::nginx::guests::plugin::Plugin;
 use crate::nginx::guests::status::Held;
 
 /// A call that waits in the line.

@@ -9,68 +9,22 @@ use nginx_sys::ngx_event_t;
 use crate::abi::Level;
 use crate::host::Host;
 use crate::nginx::guests::fault::{Fault, Kind};
+use crate::nginx::guests::lease::{Idle, Lease};
 use crate::nginx::guests::line::{Line, Taken, Ticket, Waiter};
+use crate::nginx::guests::service::{OnError, PoolSettings, Service};
 use crate::nginx::guests::start::{Alone, Naps, Start, Starts};
-use crate::nginx::guests::status::{Held, Meter, Metered};
+use crate::nginx::guests::status::{Held, Meter};
 use crate::nginx::guests::worker;
 use crate::nginx::ngx::ffi::{self, guard};
 use crate::nginx::ngx::log::{ERR, Escaped, INFO, Log, NOTICE, WARN, Who};
 use crate::nginx::ngx::timer::{self, Timer};
 use crate::runtime::Engine;
-use crate::runtime::breaker::{self, Breaker, Change, Pass};
+use crate::runtime::breaker::{Breaker, Change, Pass};
 use crate::runtime::guest::Guest;
 use crate::runtime::instance::Instance;
 use crate::runtime::pool::{Pool, Take};
 use crate::runtime::throttle::Throttle;
 use crate::status::cells::{Counter, Gauge};
-
-/// How many instances of a guest a worker has, and what happens when they are all in use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct PoolSettings {
-    /// Instances, in use and idle; `worker_connections` if not set.
-    pub(crate) max: Option<usize>,
-    /// Instances that a worker starts when it begins, and does not drop while they are idle.
-    pub(crate) min: usize,
-    /// Instances that start at a time.
-    pub(crate) start: usize,
-    /// Idle instances that are kept.
-    pub(crate) idle: usize,
-    /// How long one is kept that nobody needs; for ever if not set.
-    pub(crate) idle_timeout: Option<Duration>,
-    /// Requests that may wait for one; `worker_connections` if not set.
-    pub(crate) queue: Option<usize>,
-    /// How long one waits.
-    pub(crate) wait: Duration,
-    /// Requests that an instance serves before it is replaced.
-    pub(crate) requests: u64,
-}
-
-impl Default for PoolSettings {
-    fn default() -> Self {
-        PoolSettings {
-            max: None,
-            min: 0,
-            // Two that start at a time on one thread are ready when the second would have been, and so is
-            // the first.
-            start: 1,
-            idle: usize::MAX,
-            // As long as nginx keeps idle connections to upstream servers.
-            idle_timeout: Some(Duration::from_secs(60)),
-            queue: None,
-            wait: Duration::from_secs(1),
-            requests: u64::MAX,
-        }
-    }
-}
-
-/// How a worker serves requests with a guest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Service {
-    pub(crate) pool: PoolSettings,
-    pub(crate) on_error: OnError,
-    /// None where it is off.
-    pub(crate) breaker: Option<breaker::Settings>,
-}
 
 /// What is known of how long the starts of a guest take.
 #[derive(Clone, Copy, Debug)]
@@ -81,16 +35,6 @@ enum StartTime {
     Unknown,
     /// The last one took `time`, and came to its end at `ended`.
     Took { time: Duration, ended: Duration },
-}
-
-/// What becomes of a request whose guest fails.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) enum OnError {
-    /// It fails.
-    #[default]
-    Closed,
-    /// It goes on as if the guest were not there.
-    Open,
 }
 
 /// A guest and its pool. Made when the configuration is read; each worker fills the pool of its own
@@ -107,7 +51,7 @@ pub(crate) struct Plugin<H: Host> {
     /// Calls of it that wait in the line.
     pub(crate) waiting: Cell<usize>,
     /// Leases that are leave to start an instance, or to go on with it.
-    leaves: Cell<usize>,
+    pub(super) leaves: Cell<usize>,
     /// Instances whose start goes on by itself.
     pub(crate) starts: Starts<H>,
     start_time: Cell<StartTime>,
@@ -117,7 +61,7 @@ pub(crate) struct Plugin<H: Host> {
     retry: Timer,
     /// What start functions are lent.
     alone: Alone<H>,
-    settings: PoolSettings,
+    pub(super) settings: PoolSettings,
     on_error: OnError,
     /// None where it is off.
     breaker: Option<RefCell<Breaker>>,
@@ -307,10 +251,7 @@ impl<H: Host> Plugin<H> {
     pub(crate) fn take(plugin: &Rc<Self>, since: Duration, spoken_for: usize) -> Taken<H> {
         let taken = plugin.with_pool(Pool::take);
         match taken {
-            Take::Idle(Idle { instance, served, .. }) => {
-                let in_flight = Meter::hold(&plugin.meter, Gauge::InFlight);
-                Taken::Lease(Lease::new(plugin, Place::Instance { instance, served }, in_flight))
-            }
+            Take::Idle(idle) => Taken::Lease(Lease::of(plugin, idle)),
             Take::Create => Plugin::leave(plugin, plugin.may_leave(since), spoken_for),
             Take::Full => Taken::Full,
         }
@@ -321,9 +262,7 @@ impl<H: Host> Plugin<H> {
         let refused = match may_leave {
             false => Taken::Starting,
             true if plugin.line.claim(plugin, spoken_for) => {
-                let in_flight = Meter::hold(&plugin.meter, Gauge::InFlight);
-                let place = Place::Leave { _leave: Leave::of(plugin) };
-                return Taken::Lease(Lease::new(plugin, place, in_flight));
+                return Taken::Lease(Lease::leave(plugin));
             }
             true => Taken::NoRoom,
         };
@@ -331,7 +270,7 @@ impl<H: Host> Plugin<H> {
         refused
     }
 
-    fn with_pool<T>(&self, use_it: impl FnOnce(&mut Pool<Idle<H>>) -> T) -> T {
+    pub(super) fn with_pool<T>(&self, use_it: impl FnOnce(&mut Pool<Idle<H>>) -> T) -> T {
         let mut pool = self.pool.borrow_mut();
         let max = || self.settings.max.unwrap_or_else(connections);
         use_it(pool.get_or_insert_with(|| Pool::new(max())))
@@ -388,7 +327,7 @@ impl<H: Host> Plugin<H> {
     }
 
     /// Makes sure that instances are dropped when they have been idle for too long.
-    fn watch_idle(plugin: &Rc<Self>) {
+    pub(super) fn watch_idle(plugin: &Rc<Self>) {
         let Some(timeout) = plugin.settings.idle_timeout else { return };
         if plugin.expiry.is_set() {
             return;
@@ -429,7 +368,7 @@ impl<H: Host> Plugin<H> {
     }
 
     /// Instances that wait for requests.
-    fn idle(&self) -> usize {
+    pub(super) fn idle(&self) -> usize {
         self.pool.borrow().as_ref().map_or(0, Pool::idle)
     }
 
@@ -446,7 +385,7 @@ impl<H: Host> Plugin<H> {
     }
 
     /// Drops the longest idle instances until at most `keep` are idle; no guest code runs.
-    fn trim(&self, keep: usize) {
+    pub(super) fn trim(&self, keep: usize) {
         if let Some(pool) = self.pool.borrow_mut().as_mut() {
             let dropped = pool.trim(keep).map(drop).count();
             self.line.release(dropped);
@@ -454,7 +393,7 @@ impl<H: Host> Plugin<H> {
     }
 
     /// Asks the breaker, where there is one.
-    fn breaker<T>(&self, ask: impl FnOnce(&mut Breaker) -> Option<T>) -> Option<T> {
+    pub(super) fn breaker<T>(&self, ask: impl FnOnce(&mut Breaker) -> Option<T>) -> Option<T> {
         ask(&mut self.breaker.as_ref()?.borrow_mut())
     }
 
@@ -572,158 +511,10 @@ fn connections() -> usize {
     unsafe { (*nginx_sys::ngx_cycle).connection_n }
 }
 
-/// An instance that waits for requests.
-struct Idle<H: Host> {
-    instance: Box<Metered<H>>,
-    /// Requests it has served.
-    served: u64,
-    since: Duration,
-}
-
 /// What asking for an instance gives.
 pub(crate) enum Claim<H: Host> {
     /// One that is idle, or leave to start one.
     Lease(Lease<H>),
     /// A place in the line.
     Ticket(Rc<Ticket<H>>),
-}
-
-/// An instance pinned to one exchange. Dropping it gives the instance back, or its place when the
-/// instance cannot or shall not be used again.
-pub(crate) struct Lease<H: Host> {
-    plugin: Rc<Plugin<H>>,
-    place: Place<H>,
-    pass: Pass,
-    /// None while nobody is served with it.
-    in_flight: Option<Held>,
-}
-
-/// What a lease has of its pool.
-enum Place<H: Host> {
-    /// Leave to start an instance, which counts as live.
-    Leave { _leave: Leave<H> },
-    Instance {
-        instance: Box<Metered<H>>,
-        /// Requests it has served before.
-        served: u64,
-    },
-    /// Nothing: it has been given back.
-    Nothing,
-}
-
-/// One of [`Plugin::leaves`].
-struct Leave<H: Host>(Rc<Plugin<H>>);
-
-impl<H: Host> Leave<H> {
-    fn of(plugin: &Rc<Plugin<H>>) -> Self {
-        plugin.leaves.set(plugin.leaves.get() + 1);
-        Leave(Rc::clone(plugin))
-    }
-}
-
-impl<H: Host> Drop for Leave<H> {
-    fn drop(&mut self) {
-        self.0.leaves.set(self.0.leaves.get() - 1);
-    }
-}
-
-impl<H: Host> Lease<H> {
-    fn new(plugin: &Rc<Plugin<H>>, place: Place<H>, in_flight: Held) -> Self {
-        let (plugin, in_flight) = (Rc::clone(plugin), Some(in_flight));
-        Lease { plugin, place, pass: Pass::Normal, in_flight }
-    }
-
-    pub(crate) const fn plugin(&self) -> &Rc<Plugin<H>> {
-        &self.plugin
-    }
-
-    pub(crate) fn instance(&mut self) -> Option<&mut Instance<H>> {
-        match &mut self.place {
-            Place::Instance { instance, .. } => Some(instance),
-            Place::Leave { .. } | Place::Nothing => None,
-        }
-    }
-
-    /// Asks the breaker, when the guest is about to run: others may have failed meanwhile.
-    pub(crate) fn admit(&mut self) -> Result<Pass, Fault> {
-        let pass = self.plugin.breaker(|breaker| Some(breaker.admit(timer::now())));
-        self.pass = pass.unwrap_or(Ok(Pass::Normal)).map_err(Fault::Resting)?;
-        Ok(self.pass)
-    }
-
-    pub(crate) const fn pass(&self) -> Pass {
-        self.pass
-    }
-
-    /// The instance that it gave leave to start.
-    pub(crate) fn fill(&mut self, instance: Instance<H>) {
-        let instance = Box::new(Metered::new(&self.plugin.meter, instance));
-        self.place = Place::Instance { instance, served: 0 };
-        // Another one may be started.
-        self.plugin.line.serve();
-    }
-
-    /// The same, for whoever comes: it goes to the pool.
-    pub(crate) fn give(mut self, instance: Instance<H>) {
-        let instance = Box::new(Metered::new(&self.plugin.meter, instance));
-        self.place = Place::Nothing;
-        let since = timer::now();
-        self.plugin.with_pool(|pool| pool.give_back(Idle { instance, served: 0, since }));
-    }
-
-    /// Nobody is served with it for now.
-    pub(crate) fn set_aside(&mut self) {
-        self.in_flight = None;
-    }
-
-    /// Gives the instance back, if it is to be used again.
-    fn give_back(&mut self) {
-        let plugin = &self.plugin;
-        let requests = plugin.settings.requests;
-        match std::mem::replace(&mut self.place, Place::Nothing) {
-            Place::Nothing => {}
-            leave @ Place::Leave { .. } => {
-                drop(leave);
-                plugin.with_pool(Pool::forget);
-                plugin.line.release(1);
-            }
-            Place::Instance { mut instance, served } => {
-                let mut served = served + 1;
-                if served >= requests && plugin.guest.reset(&mut instance) {
-                    served = 0;
-                }
-                if instance.is_poisoned() || served >= requests {
-                    drop(instance);
-                    plugin.with_pool(Pool::forget);
-                    plugin.line.release(1);
-                    if plugin.settings.min > 0 {
-                        Plugin::replenish(plugin);
-                    }
-                } else {
-                    instance.weigh();
-                    let since = timer::now();
-                    plugin.with_pool(|pool| pool.give_back(Idle { instance, served, since }));
-                }
-            }
-        }
-    }
-}
-
-impl<H: Host> Drop for Lease<H> {
-    fn drop(&mut self) {
-        self.give_back();
-        // Says nothing where there has been an outcome.
-        self.plugin.breaker(|breaker| {
-            breaker.abandoned(self.pass, timer::now());
-            None::<()>
-        });
-        self.plugin.line.serve();
-        // What nobody has waited for.
-        let keep = self.plugin.settings.idle;
-        if self.plugin.idle() > keep {
-            self.plugin.trim(keep);
-            self.plugin.line.serve();
-        }
-        Plugin::watch_idle(&self.plugin);
-    }
 }

@@ -14,7 +14,8 @@ use nginx_sys::ngx_event_t;
 
 use crate::host::Host;
 use crate::nginx::guests::fault::Fault;
-use crate::nginx::guests::plugin::{Lease, Plugin};
+use crate::nginx::guests::lease::Lease;
+use crate::nginx::guests::plugin::Plugin;
 use crate::nginx::guests::worker::TURN_COST;
 use crate::nginx::ngx::ffi::guard;
 use crate::nginx::ngx::hold::Event;

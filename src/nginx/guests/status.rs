@@ -176,8 +176,7 @@ impl Drop for Held {
 
 /// An instance that is counted.
 pub(crate) struct Metered<H: Host> {
-    // It moves from hand to hand at every request.
-    instance: Box<Instance<H>>,
+    instance: Instance<H>,
     memory: Held,
     _count: Held,
 }
@@ -188,7 +187,7 @@ impl<H: Host> Metered<H> {
         let mut memory = Held { meter: Rc::clone(meter), gauge: Gauge::MemoryBytes, by: 0 };
         memory.set(instance.memory_bytes() as u64);
         let count = Meter::hold(meter, Gauge::Instances);
-        Metered { instance: Box::new(instance), memory, _count: count }
+        Metered { instance, memory, _count: count }
     }
 
     /// After a call: it may have grown.

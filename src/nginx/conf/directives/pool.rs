@@ -3,7 +3,7 @@
 use super::{once, time};
 use crate::nginx::conf::cf::{Cf, ConfError};
 use crate::nginx::conf::settings::LocConf;
-use crate::nginx::guests::plugin::PoolSettings;
+use crate::nginx::guests::service::PoolSettings;
 use crate::nginx::ngx::log::Escaped;
 use crate::runtime::breaker;
 
