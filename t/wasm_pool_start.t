@@ -15,6 +15,7 @@ BEGIN { use FindBin; chdir($FindBin::Bin); }
 
 use lib 'lib';
 use Test::Nginx qw/ :DEFAULT http_end /;
+use Test::Nginx::Messages qw/ h2_client h2_request h2_replies /;
 use Test::Nginx::Wasm;
 
 ###############################################################################
@@ -22,7 +23,7 @@ use Test::Nginx::Wasm;
 select STDERR; $| = 1;
 select STDOUT; $| = 1;
 
-my $t = Test::Nginx->new()->has(qw/http/)->plan(48);
+my $t = Test::Nginx->new()->has(qw/http http_v2/)->plan(53);
 my $dir = $t->testdir();
 
 for my $lent ('lent', 'kept', 'mark') {
@@ -30,7 +31,9 @@ for my $lent ('lent', 'kept', 'mark') {
 	$t->write_file("$lent/file", '');
 }
 
-my $conf = <<'EOF';
+my ($listen, $on) = $t->has_version('1.25.1') ? ('', 'http2 on;') : (' http2', '');
+
+my $conf = <<'EOF' =~ s/LISTEN/$listen/r =~ s/ON/$on/r;
 
 %%TEST_GLOBALS%%
 
@@ -48,8 +51,12 @@ http {
 
     server {
         listen       127.0.0.1:8080;
+        listen       127.0.0.1:8081LISTEN;
         server_name  localhost;
+        ON
 
+        location /streams { http_wasm slow.wat name=streams; empty_gif; }
+        location /reload { http_wasm slow.wat name=reload; empty_gif; }
         location /burst { http_wasm slow.wat name=burst; empty_gif; }
         location /queue { http_wasm slow.wat name=queue; http_wasm_pool queue=0 wait=1ms; empty_gif; }
         location /none { http_wasm slow.wat name=none; http_wasm_pool idle=0; empty_gif; }
@@ -136,6 +143,12 @@ is(figure('burst', 'instances'), 0, 'none where nobody said so');
 
 is(served('/burst', 20), 20, 'a burst on a cold worker: all are served');
 cmp_ok(figure('burst', 'instances_started_total'), '<=', restless() ? 20 : 3, 'with a few instances');
+
+my $h2 = h2_client(8081);
+my @streams = map { h2_request($h2, 'GET', '/streams') } 1 .. 100;
+is(scalar(grep { $_->{status} == 200 } h2_replies($h2, \@streams)), 100, 'a burst of streams on one connection, too');
+cmp_ok(figure('streams', 'instances_started_total'), '<=', restless() ? 100 : 3, 'with a few instances');
+
 is(served('/queue', 20), 20, 'a wait for a start is none in the queue, or for an instance');
 is(served('/none', 5), 5, 'instances that are not kept are used by those who wait');
 cmp_ok(figure('none', 'instances_started_total'), '<=', restless() ? 5 : 3, 'before they go');
@@ -203,6 +216,16 @@ is(figure('ready', 'instances_started_total'), 3, 'without a request');
 is((worker_pids($t))[0], $worker, 'it is the same worker');
 
 ###############################################################################
+# A reload while an instance starts.
+
+rmdir "$dir/mark/read" or die "cannot rmdir: $!\n";
+my @starting = map { http_get('/reload', start => 1) } 1 .. 3;
+ok(wait_until(sub { figure('reload', 'requests_waiting') > 0 || figure('reload', 'instances') > 0 }), 'a start has begun');
+$t->reload();
+is(scalar(grep { status(http_end($_)) == 200 } @starting), 3, 'all who wait for it are served by the worker that leaves');
+ok(wait_until(sub { my @pids = worker_pids($t); @pids == 1 && $pids[0] != $worker }), 'and it goes');
+
+###############################################################################
 # What does not fit.
 
 for my $case (
@@ -212,6 +235,8 @@ for my $case (
 	['min=255', qr/"min=" of "http_wasm_pool", and one for guests without it, make 258 instances, and "http_wasm_instances" is 256/],
 ) {
 	my ($pool, $expected) = @$case;
+	# Of those that get as far as starting guests.
+	rmdir "$dir/mark/read";
 	like(scalar nginx_test($t, $conf =~ s/min=1;/$pool;/r), $expected, $pool);
 }
 
