@@ -1,9 +1,11 @@
 //! The engine: how guests are compiled, and where their instances find room.
 
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use wasmtime::{
-    Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails,
+    Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig, ProfilingStrategy,
+    WasmBacktraceDetails,
 };
 
 use super::error::LoadError;
@@ -63,6 +65,8 @@ struct Plan {
     interrupts: bool,
     /// Whether they count what they execute.
     counts: bool,
+    /// Whether `perf` is told where their functions are.
+    profile: bool,
 }
 
 impl Engine {
@@ -81,14 +85,32 @@ impl Engine {
     /// An engine. What one compiles and serializes another loads, if both are [`Layout::Compact`]
     /// or neither is.
     pub fn with(compile: Compile, layout: Layout, stack_bytes: usize) -> Result<Self, LoadError> {
-        Engine::of(Plan { compile, layout, stack_bytes, interrupts: true, counts: false })
+        Engine::of(Plan::usual(compile, layout, stack_bytes))
+    }
+
+    /// An engine that says in [`Engine::perf_map`] where the functions of its guests are.
+    pub fn profiled(
+        compile: Compile,
+        layout: Layout,
+        stack_bytes: usize,
+    ) -> Result<Self, LoadError> {
+        let plan = Plan { profile: true, ..Plan::usual(compile, layout, stack_bytes) };
+        let engine = Engine::of(plan)?;
+        PERF_MAP.get_or_init(|| format!("/tmp/perf-{}.map", std::process::id()).into());
+        Ok(engine)
+    }
+
+    /// The file that `perf` reads names of functions from, once a [profiled](Engine::profiled) engine has
+    /// been made: that of the process which has made the first, whatever processes come of it.
+    pub fn perf_map() -> Option<&'static Path> {
+        PERF_MAP.get().map(PathBuf::as_path)
     }
 
     /// An engine as of [`Engine::new`] whose guests count what they execute, which costs them a
     /// quarter of their speed.
     pub fn counting(compile: Compile) -> Result<Self, LoadError> {
-        let (layout, stack_bytes) = (Layout::OnDemand, Engine::STACK_BYTES);
-        Engine::of(Plan { compile, layout, stack_bytes, interrupts: true, counts: true })
+        let usual = Plan::usual(compile, Layout::OnDemand, Engine::STACK_BYTES);
+        Engine::of(Plan { counts: true, ..usual })
     }
 
     /// An engine like this one for guests that nothing can stop, or make give way, inside their code:
@@ -103,7 +125,7 @@ impl Engine {
             Layout::OnDemand | Layout::Pooled { .. } => Layout::OnDemand,
             Layout::Compact => Layout::Compact,
         };
-        Engine::of(Plan { compile: Compile::Parallel, layout, ..self.plan })
+        Engine::of(Plan { compile: Compile::Parallel, layout, profile: false, ..self.plan })
     }
 
     fn of(plan: Plan) -> Result<Self, LoadError> {
@@ -139,6 +161,16 @@ impl Engine {
     }
 }
 
+impl Plan {
+    const fn usual(compile: Compile, layout: Layout, stack_bytes: usize) -> Self {
+        let (interrupts, counts, profile) = (true, false, false);
+        Plan { compile, layout, stack_bytes, interrupts, counts, profile }
+    }
+}
+
+/// See [`Engine::perf_map`].
+static PERF_MAP: OnceLock<PathBuf> = OnceLock::new();
+
 fn config(plan: Plan) -> Config {
     let mut config = Config::new();
     config
@@ -162,6 +194,9 @@ fn config(plan: Plan) -> Config {
         .wasm_multi_memory(false)
         .max_wasm_stack(plan.stack_bytes)
         .async_stack_size(plan.stack_bytes + Engine::HOST_STACK_BYTES);
+    if plan.profile {
+        config.profiler(ProfilingStrategy::PerfMap);
+    }
     match plan.layout {
         Layout::OnDemand => {}
         Layout::Pooled { instances } => {

@@ -162,6 +162,12 @@ impl Cf {
         unsafe { Log::new((*self.0).log) }
     }
 
+    /// Whether the configuration is only tested (`nginx -t`).
+    pub(crate) fn is_test(&self) -> bool {
+        // SAFETY: a plain integer, set before a configuration is read.
+        unsafe { nginx_sys::ngx_test_config != 0 }
+    }
+
     /// What the workers of this configuration change to.
     pub(crate) fn worker_rights(&self) -> Result<Option<Rights>, String> {
         // SAFETY: `cf` is valid for the callback.

@@ -28,7 +28,7 @@ use crate::nginx::ngx::headers_in::constant;
 use crate::nginx::ngx::log::Escaped;
 use crate::nginx::ngx::spool::Room;
 use crate::runtime::guest::Dir;
-use http::{cache_path, compile_timeout, instances, stack_limit};
+use http::{cache_path, compile_timeout, instances, profile, stack_limit};
 use pool::{breaker, number, pool};
 use status::status;
 
@@ -61,7 +61,7 @@ macro_rules! entry {
 }
 
 /// The module's directives.
-pub(crate) static mut COMMANDS: [ngx_command_t; 23] = [
+pub(crate) static mut COMMANDS: [ngx_command_t; 24] = [
     // In limit_except, too, as nginx's access directives.
     ngx_command_t {
         type_: (NGX_HTTP_MAIN_CONF
@@ -84,6 +84,7 @@ pub(crate) static mut COMMANDS: [ngx_command_t; 23] = [
     command(c"http_wasm_memory_limit", NGX_CONF_TAKE1, directive!(memory_limit)),
     command(c"http_wasm_on_error", NGX_CONF_TAKE1, directive!(on_error)),
     command(c"http_wasm_pool", NGX_CONF_1MORE, directive!(pool)),
+    main_command(c"http_wasm_profile", NGX_CONF_TAKE1, main_directive!(profile)),
     command(c"http_wasm_response_buffer", NGX_CONF_TAKE12, directive!(response_buffer)),
     command(c"http_wasm_slice", NGX_CONF_TAKE1, directive!(slice)),
     command(c"http_wasm_snapshot", NGX_CONF_TAKE1, directive!(snapshot)),

@@ -63,6 +63,8 @@ struct Shared {
     waiting: Rc<line::Line<Exchange>>,
     instances: u32,
     stack_bytes: usize,
+    /// Whether `perf` is told where the functions of guests are.
+    profile: bool,
     /// By what they were compiled from, and whether for the engine with interrupts.
     compiled: RefCell<HashMap<(Sha256Digest, bool), Weak<Ready>>>,
     started: RefCell<HashMap<Trial, Weak<Ready>>>,
@@ -193,20 +195,24 @@ impl Loader {
         }
         let instances = conf.instances.unwrap_or_else(|| default_instances(cf));
         let stack_bytes = conf.stack_bytes.unwrap_or(Engine::STACK_BYTES);
+        // What only tests a configuration runs nothing that could be looked at.
+        let profile = conf.profile.unwrap_or(false) && !cf.is_test();
+        let wanted = (instances, stack_bytes, profile);
         let running = SHARED.with_borrow(|all| {
             let mut all = all.iter().filter_map(Weak::upgrade);
-            all.find(|it| it.instances == instances && it.stack_bytes == stack_bytes)
+            all.find(|it| (it.instances, it.stack_bytes, it.profile) == wanted)
         });
         let shared = match running {
             Some(shared) => shared,
             None => {
-                let engine = engine(cf, instances, stack_bytes);
+                let engine = engine(cf, instances, stack_bytes, profile);
                 let shared = Rc::new(Shared {
                     engine: engine.map_err(|error| one_line(cf, &error))?,
                     unchecked: OnceCell::new(),
                     waiting: line::Line::new(instances as usize),
                     instances,
                     stack_bytes,
+                    profile,
                     compiled: RefCell::default(),
                     started: RefCell::default(),
                 });
@@ -238,12 +244,9 @@ impl Shared {
             (Some(_), _) => Ok(&self.engine),
             (None, Some(engine)) => Ok(engine),
             (None, None) => {
-                let laid_out = |layout| {
-                    Engine::with(Compile::Serial, layout, self.stack_bytes)?.without_interrupts()
-                };
                 let engine = self.engine.without_interrupts().or_else(|error| {
                     warn_of_addresses(cf, self.instances, &error);
-                    laid_out(Layout::Compact)
+                    laid_out(Layout::Compact, self.stack_bytes, self.profile)?.without_interrupts()
                 });
                 let engine = engine.map_err(|error| one_line(cf, &error))?;
                 Ok(self.unchecked.get_or_init(|| engine))
@@ -312,15 +315,26 @@ fn is_meant(line: &Line, source: &Sha256Digest) -> Result<(), String> {
     }
 }
 
-fn engine(cf: &Cf, instances: u32, stack_bytes: usize) -> Result<Engine, LoadError> {
-    // Serial: no thread may ever start in the process that forks the workers.
-    match Engine::with(Compile::Serial, Layout::Pooled { instances }, stack_bytes) {
-        Ok(engine) => Ok(engine),
-        Err(error) => {
-            warn_of_addresses(cf, instances, &error);
-            Engine::with(Compile::Serial, Layout::Compact, stack_bytes)
-        }
+fn engine(cf: &Cf, instances: u32, stack_bytes: usize, profile: bool) -> Result<Engine, LoadError> {
+    let pooled = laid_out(Layout::Pooled { instances }, stack_bytes, profile);
+    let engine = pooled.or_else(|error| {
+        warn_of_addresses(cf, instances, &error);
+        laid_out(Layout::Compact, stack_bytes, profile)
+    })?;
+    if let Some(path) = Engine::perf_map().filter(|_| profile) {
+        let path = path.display();
+        cf.log().write(
+            NOTICE,
+            format_args!("http_wasm: perf finds the functions of guests in \"{path}\""),
+        );
     }
+    Ok(engine)
+}
+
+/// Serial: no thread may ever start in the process that forks the workers.
+fn laid_out(layout: Layout, stack_bytes: usize, profile: bool) -> Result<Engine, LoadError> {
+    let engine = if profile { Engine::profiled } else { Engine::with };
+    engine(Compile::Serial, layout, stack_bytes)
 }
 
 fn warn_of_addresses(cf: &Cf, instances: u32, error: &LoadError) {

@@ -45,6 +45,8 @@ pub(crate) struct MainConf {
     pub(crate) cache: Option<CachePath>,
     /// `http_wasm_compile_timeout`.
     pub(crate) compile_timeout: Option<Duration>,
+    /// `http_wasm_profile`.
+    pub(crate) profile: Option<bool>,
     loader: Loader,
 }
 
@@ -66,6 +68,7 @@ impl MainConf {
             stack_bytes: None,
             cache: None,
             compile_timeout: None,
+            profile: None,
             loader: Loader::default(),
         }
     }

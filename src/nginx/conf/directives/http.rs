@@ -39,6 +39,20 @@ pub(super) fn instances(cf: &Cf, main: &mut MainConf) -> Result<(), ConfError> {
     once(cf, &mut main.instances, value)
 }
 
+/// `http_wasm_profile perfmap | off;`
+pub(super) fn profile(cf: &Cf, main: &mut MainConf) -> Result<(), ConfError> {
+    let value = match cf.argument()? {
+        b"perfmap" => true,
+        b"off" => false,
+        other => {
+            let other = Escaped(other);
+            let text = format!("invalid value \"{other}\": expected \"perfmap\" or \"off\"");
+            return Err(ConfError::new(text));
+        }
+    };
+    once(cf, &mut main.profile, value)
+}
+
 /// `http_wasm_stack_limit SIZE;`
 pub(super) fn stack_limit(cf: &Cf, main: &mut MainConf) -> Result<(), ConfError> {
     let arg = cf.argument()?;
