@@ -152,8 +152,9 @@ nginxtest: $(SRC_ARCHIVE) ## unit tests of the nginx side, linked with the objec
 		timeout -k 10 1800 $(CARGO) test --locked --lib nginx:: -- --test-threads=1
 
 .PHONY: guests
-guests: ## build the Go, Rust, C and AssemblyScript guests of the tests into target/guests
+guests: ## build the Go, Rust, C and AssemblyScript guests of the tests, and the examples, into target/guests
 	timeout -k 10 1200 tests/guests/build.sh
+	timeout -k 10 1800 examples/build.sh --all
 
 # MALLOC_PERTURB_: memory that nobody has initialised is never zero by luck. Workers of a server started by root keep root:
 # the tests' directories are closed to others.
@@ -231,7 +232,7 @@ hostile-results: ## write docs/hostile.md anew
 configtest: nginx-1.28 ## build nginx 1.28 with its own --add-dynamic-module, install it, serve with it
 	NGX_HTTP_WASM_PROFILE=dev JOBS=$(JOBS) timeout -k 10 3600 t/bin/configtest $(SRC_TREE)
 
-include build/fuzz.mk build/sanitizer.mk build/bench.mk build/packages.mk build/waf.mk
+include build/fuzz.mk build/sanitizer.mk build/bench.mk build/packages.mk build/examples.mk build/waf.mk
 
 # $(call build,NGINX TREE,CARGO FLAGS,PROFILE DIRECTORY,RESULT): build the cdylib alone (with an rlib beside it
 # there is no LTO) and put it in place by a rename: nginx may have the old file mapped.

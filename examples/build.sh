@@ -1,0 +1,51 @@
+#!/bin/sh
+# Builds the examples into target/guests, as example-NAME.wasm, each only when its sources are newer than what is there.
+#
+# build.sh        leaves out those whose toolchain is not there, and says so
+# build.sh --all  fails if one is not there
+
+set -eu
+
+src=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$src/.." && pwd)
+# shellcheck source=build/guests.sh
+. "$root/build/guests.sh"
+
+all=
+test "${1-}" != --all || all=1
+# What every example depends on.
+common="$src/build.sh $root/build/guests.sh"
+
+# leave_out NAME REASON
+leave_out() {
+    test -z "$all" || { echo "$0: examples/$1 cannot be built: $2" >&2; exit 1; }
+    echo "left out examples/$1: $2"
+}
+
+# is_stale NAME MORE SOURCES...: whether the guest has to be built.
+is_stale() {
+    name=$1
+    shift
+    # shellcheck disable=SC2086 # Two paths.
+    stale "$out/example-$name.wasm" $common "$src/$name" "$@"
+}
+
+for name in security-headers; do
+    is_stale $name "$root/tests/guests/c/http_wasm.h" || continue
+    if ! command -v clang >/dev/null || ! clang --print-targets | grep -qw wasm32; then
+        leave_out $name 'clang for wasm32 is not installed'
+    elif ! command -v wasm-ld >/dev/null; then
+        leave_out $name 'wasm-ld is not installed, which comes with lld'
+    else
+        clang --target=wasm32 -std=c11 -O2 -mbulk-memory -Wall -Wextra -Werror -I"$root/tests/guests/c" \
+            -c -o "$work/example-$name.o" "$src/$name/$name.c"
+        wasm-ld --no-entry -o "$work/example-$name.wasm" "$work/example-$name.o"
+        place "$work/example-$name.wasm" "$out/example-$name.wasm"
+    fi
+done
+
+# nginx reads the text as it is.
+name=request-id
+if stale "$out/example-$name.wat" "$src/build.sh" "$src/$name"; then
+    place "$src/$name/$name.wat" "$out/example-$name.wat"
+fi
