@@ -30,7 +30,7 @@ is_stale() {
     stale "$out/example-$name.wasm" $common "$src/$name" "$@"
 }
 
-for name in security-headers; do
+for name in basic-auth security-headers; do
     is_stale $name "$root/tests/guests/c/http_wasm.h" || continue
     if ! command -v clang >/dev/null || ! clang --print-targets | grep -qw wasm32; then
         leave_out $name 'clang for wasm32 is not installed'
