@@ -30,6 +30,21 @@ is_stale() {
     stale "$out/example-$name.wasm" $common "$src/$name" "$@"
 }
 
+for name in jwt; do
+    is_stale $name || continue
+    target=wasm32-wasip1
+    if ! command -v cargo >/dev/null; then
+        leave_out $name 'Rust with cargo is not installed'
+    # Asked of the compiler: a toolchain without rustup may have the target too.
+    elif ! test -d "$(rustc --print target-libdir --target $target)" &&
+        ! { test -n "$all" && command -v rustup >/dev/null && rustup target add $target; }; then
+        leave_out $name "Rust's target is not installed: rustup target add $target"
+    else
+        (cd "$src/$name" && CARGO_TARGET_DIR="$work" cargo build --quiet --locked --release --target $target)
+        place "$work/$target/release/$name.wasm" "$out/example-$name.wasm"
+    fi
+done
+
 for name in basic-auth security-headers; do
     is_stale $name "$root/tests/guests/c/http_wasm.h" || continue
     if ! command -v clang >/dev/null || ! clang --print-targets | grep -qw wasm32; then

@@ -119,13 +119,11 @@ subtest 'no credentials' => sub {
 	is(header($r, 'WWW-Authenticate'), 'Basic realm="Staff: only (1)", charset="UTF-8"', 'challenge');
 };
 
-# Since 1.23 nginx itself refuses a second one.
+# nginx refuses them, and guests cannot add a second one. Other hosts let them through.
 subtest 'two headers' => sub {
-	my $right = 'Authorization: Basic ' . base64('alice:open sesame');
-	for my $pair ([ $right, 'Authorization: Basic ' . base64('nobody:x') ], [ 'Authorization: Bearer x', $right ], [ $right, $right ]) {
-		my $r = curl(map({ ('-H', $_) } @$pair), '/');
-		like(status($r), qr/^40[01]$/, 'refused');
-		unlike(content($r), qr/^GET/m, 'not asked for');
+	my $right = 'Basic ' . base64('alice:open sesame');
+	for my $pair ([ $right, 'Basic ' . base64('nobody:x') ], [ 'Bearer x', $right ], [ $right, $right ]) {
+		is(status(curl(map({ ('-H', "Authorization: $_") } @$pair), '/')), 400, 'refused');
 	}
 };
 
