@@ -30,7 +30,7 @@ is_stale() {
     stale "$out/example-$name.wasm" $common "$src/$name" "$@"
 }
 
-for name in jwt; do
+for name in jwt redact; do
     is_stale $name || continue
     target=wasm32-wasip1
     if ! command -v cargo >/dev/null; then
