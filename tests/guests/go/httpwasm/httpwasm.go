@@ -74,6 +74,9 @@ func getHeaderValues(kind uint32, name unsafe.Pointer, nameLen uint32, buf unsaf
 //go:wasmimport http_handler set_header_value
 func setHeaderValue(kind uint32, name unsafe.Pointer, nameLen uint32, value unsafe.Pointer, valueLen uint32)
 
+//go:wasmimport http_handler remove_header
+func removeHeader(kind uint32, name unsafe.Pointer, nameLen uint32)
+
 //go:wasmimport http_handler get_header_names
 func getHeaderNames(kind uint32, buf unsafe.Pointer, limit uint32) uint64
 
@@ -155,6 +158,9 @@ func Log(level int32, message string) { log(level, text(message), uint32(len(mes
 func SetHeader(kind uint32, name, value string) {
 	setHeaderValue(kind, text(name), uint32(len(name)), text(value), uint32(len(value)))
 }
+
+// RemoveHeader removes all values of a header.
+func RemoveHeader(kind uint32, name string) { removeHeader(kind, text(name), uint32(len(name))) }
 
 // Body reads a whole body.
 func Body(kind uint32) []byte {
