@@ -71,6 +71,23 @@ if is_stale $name "$root/tests/guests/go/go.mod" "$root/tests/guests/go/httpwasm
     fi
 fi
 
+name=ab-split
+if is_stale $name; then
+    if ! command -v npm >/dev/null; then
+        leave_out $name 'Node.js with npm is not installed'
+    else
+        mkdir -p "$work/$name"
+        cp "$src/$name/package.json" "$src/$name/package-lock.json" "$src/$name/$name.ts" "$work/$name"
+        (cd "$work/$name" &&
+            npm ci --silent --no-audit --no-fund --ignore-scripts &&
+            # Without --use the guest imports env.abort, which no http-wasm host has. The start function is not the
+            # start section: only an export runs after the memory is there.
+            node node_modules/assemblyscript/bin/asc.js $name.ts --use abort= --exportStart _initialize --optimize \
+                --noColors -o $name.wasm)
+        place "$work/$name/$name.wasm" "$out/example-$name.wasm"
+    fi
+fi
+
 # nginx reads the text as it is.
 name=request-id
 if stale "$out/example-$name.wat" "$src/build.sh" "$src/$name"; then
