@@ -110,7 +110,7 @@ module_given   = $(abspath $(MODULE))
 # by hand gets a line below the rule. Suites that wait more than they compute run on both nginx side by side.
 empty :=
 side_by_side = $(subst $(empty) $(empty),+,$(strip $(1)))
-STEPS := deps deps-test nginx-debian nginx-1.28 check unittest nginxtest fuzz-smoke guests module module-1.28 \
+STEPS := deps deps-test nginx-debian nginx-1.28 check unittest nginxtest fuzz-smoke guests check-examples module module-1.28 \
 	$(RUNS:%=t-%) $(RUNS:%=clitest-%) \
 	$(foreach suite,$(filter-out t clitest,$(SUITES)),$(call side_by_side,$(RUNS:%=$(suite)-%))) \
 	restless t-restless-debian t-restless-1.28 \

@@ -127,7 +127,7 @@ fn groups(body: &[u8], start: usize) -> Vec<usize> {
         let group = body[at..].iter().take_while(|c| c.is_ascii_digit()).take(20).count();
         at += group;
         digits += group;
-        if group < 3 || digits > 19 || body.get(at).is_some_and(|c| is_word(c)) {
+        if group < 3 || digits > 19 || body.get(at).is_some_and(is_word) {
             break;
         }
         if !matches!(body[at..], [b'.', b'0'..=b'9', ..]) {
