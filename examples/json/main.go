@@ -3,9 +3,8 @@
 // Command json is a guest that renames and removes members of JSON bodies, of
 // requests, of responses or of both.
 //
-// The configuration is JSON as well. A member is named by its path; arrays on
-// the way stand for each of their elements. First members are removed, then
-// the others get their new names, in the order of the old ones:
+// The configuration is JSON as well. A member is named by its path in the body
+// as it comes; arrays on the way stand for each of their elements:
 //
 //	{
 //	  "request":  { "remove": ["admin", "user.roles"] },
@@ -19,45 +18,34 @@
 // goes on as it is; one that says that it is JSON and is none, or is compressed,
 // becomes 502. The reason is in error_log.
 //
-// What goes on has been written anew: members in the order of their names, and
-// the last of those that had the same name. Numbers stay as they were written.
-// Where a member with the new name is there already, the renamed one replaces it.
-// Names are compared as they are written: "Admin" is another one than "admin".
+// A member with the new name of another one makes room for it. All else stays as
+// it was written. Names are compared as they are written, too: "Admin" is another
+// one than "admin". Limit bodies (client_max_body_size, http_wasm_response_buffer)
+// to a fifth of http_wasm_memory_limit.
 package main
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"maps"
-	"mime"
 	"os"
-	"slices"
 	"strings"
 
 	"ngx-http-wasm-handler/tests/guests/go/httpwasm"
 )
 
-// maxDepth keeps bodies from using up the stack.
-const maxDepth = 100
-
-// rules are what is done to bodies of one kind.
+// rules are what is done to bodies of one kind, as they are configured.
 type rules struct {
 	Remove []string          `json:"remove"`
 	Rename map[string]string `json:"rename"`
+	tree   node
 }
 
 var config struct {
 	Request  *rules `json:"request"`
 	Response *rules `json:"response"`
 }
-
-var (
-	errType    = errors.New("the body is not JSON in UTF-8 by its content-type")
-	errEncoded = errors.New("the body is compressed")
-)
 
 // The start function of the guest: a reactor's init functions run inside of
 // _initialize.
@@ -88,7 +76,7 @@ func start() error {
 		features |= httpwasm.BufferResponse
 	}
 	for _, r := range []*rules{config.Request, config.Response} {
-		if err := r.check(); err != nil {
+		if err := r.plant(); err != nil {
 			return err
 		}
 	}
@@ -100,7 +88,8 @@ func start() error {
 	return nil
 }
 
-func (r *rules) check() error {
+// plant makes a tree of the paths.
+func (r *rules) plant() error {
 	if r == nil {
 		return nil
 	}
@@ -111,11 +100,18 @@ func (r *rules) check() error {
 		if to == "" || strings.Contains(to, ".") {
 			return fmt.Errorf("rename %q to %q: expected a name without a path", from, to)
 		}
-	}
-	for _, path := range slices.Concat(r.Remove, r.order()) {
-		if slices.Contains(strings.Split(path, "."), "") {
-			return fmt.Errorf("path %q: expected names with a dot between two of them", path)
+		end, err := r.tree.at(from)
+		if err != nil {
+			return err
 		}
+		end.rename = to
+	}
+	for _, path := range r.Remove {
+		end, err := r.tree.at(path)
+		if err != nil {
+			return err
+		}
+		end.remove = true
 	}
 
 	return nil
@@ -135,20 +131,18 @@ func handleRequest() (next bool, reqCtx uint32) {
 	if err == nil && !isJSON {
 		err = errType
 	}
-	if err == nil {
-		body, err = config.Request.apply(body)
-	}
-	switch {
-	case err == nil:
-		httpwasm.WriteBody(httpwasm.Request, body)
-		return true, 0
-	case errors.Is(err, errType), errors.Is(err, errEncoded):
+	if err != nil {
 		refuse(415, err)
-	default:
-		refuse(400, err)
+		return false, 0
 	}
+	changed, err := config.Request.apply(body)
+	if err != nil {
+		refuse(400, err)
+		return false, 0
+	}
+	httpwasm.WriteBody(httpwasm.Request, changed)
 
-	return false, 0
+	return true, 0
 }
 
 func handleResponse(_ uint32, isError bool) {
@@ -182,111 +176,4 @@ func refuse(status int, err error) {
 	httpwasm.RemoveHeader(httpwasm.Response, "content-encoding")
 	httpwasm.SetHeader(httpwasm.Response, "content-type", "text/plain")
 	httpwasm.WriteBody(httpwasm.Response, fmt.Appendf(nil, "%d\n", status))
-}
-
-// isReadable says whether a body is JSON by its type, and what makes it
-// unreadable then.
-func isReadable(kind uint32) (bool, error) {
-	types := httpwasm.HeaderValues(kind, "content-type")
-	if len(types) == 0 {
-		return false, nil
-	}
-	media, params, err := mime.ParseMediaType(types[0])
-	if err != nil {
-		media, _, _ = strings.Cut(types[0], ";")
-		media = strings.ToLower(strings.TrimSpace(media))
-	}
-	sub, isApplication := strings.CutPrefix(media, "application/")
-	if !isApplication || sub != "json" && !strings.HasSuffix(sub, "+json") {
-		return false, nil
-	}
-	// Of several types nobody knows which one others go by.
-	if charset := params["charset"]; err != nil || len(types) > 1 || charset != "" && !strings.EqualFold(charset, "utf-8") {
-		return true, errType
-	}
-	for _, encoding := range httpwasm.HeaderValues(kind, "content-encoding") {
-		if encoding != "" && !strings.EqualFold(encoding, "identity") {
-			return true, errEncoded
-		}
-	}
-
-	return true, nil
-}
-
-// apply makes a body of what the rules leave of it.
-func (r *rules) apply(body []byte) ([]byte, error) {
-	if tooDeep(body) {
-		return nil, fmt.Errorf("the body has more than %d levels", maxDepth)
-	}
-	decoder := json.NewDecoder(bytes.NewReader(body))
-	decoder.UseNumber()
-	var value any
-	if err := decoder.Decode(&value); err != nil {
-		return nil, fmt.Errorf("the body is not JSON: %w", err)
-	}
-	if _, err := decoder.Token(); err != io.EOF {
-		return nil, errors.New("the body is not JSON: something is behind it")
-	}
-
-	for _, path := range r.Remove {
-		visit(value, strings.Split(path, "."), func(object map[string]any, name string) { delete(object, name) })
-	}
-	for _, path := range r.order() {
-		visit(value, strings.Split(path, "."), func(object map[string]any, name string) {
-			if member, ok := object[name]; ok {
-				delete(object, name)
-				object[r.Rename[path]] = member
-			}
-		})
-	}
-
-	var out bytes.Buffer
-	encoder := json.NewEncoder(&out)
-	encoder.SetEscapeHTML(false)
-	if err := encoder.Encode(value); err != nil {
-		return nil, err
-	}
-
-	return out.Bytes(), nil
-}
-
-// order is what Rename is done in.
-func (r *rules) order() []string { return slices.Sorted(maps.Keys(r.Rename)) }
-
-// visit calls f for each object that has the last name of the path.
-func visit(value any, path []string, f func(object map[string]any, name string)) {
-	switch value := value.(type) {
-	case []any:
-		for _, element := range value {
-			visit(element, path, f)
-		}
-	case map[string]any:
-		if len(path) == 1 {
-			f(value, path[0])
-		} else if member, ok := value[path[0]]; ok {
-			visit(member, path[1:], f)
-		}
-	}
-}
-
-// tooDeep counts brackets outside of texts, without going down itself.
-func tooDeep(body []byte) bool {
-	depth, isText := 0, false
-	for i := 0; i < len(body); i++ {
-		switch c := body[i]; {
-		case isText && c == '\\':
-			i++
-		case c == '"':
-			isText = !isText
-		case isText:
-		case c == '{' || c == '[':
-			if depth++; depth > maxDepth {
-				return true
-			}
-		case c == '}' || c == ']':
-			depth--
-		}
-	}
-
-	return false
 }
