@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -52,6 +53,9 @@ type node struct {
 	rename  string
 	members map[string]*node
 }
+
+// untouched is a member that nothing is done to.
+var untouched = &node{}
 
 // at is the node of a path.
 func (n *node) at(path string) (*node, error) {
@@ -127,7 +131,7 @@ func (w *rewriter) object(n *node) {
 		raw := w.in[at:w.pos]
 		member := n.members[key]
 		if member == nil {
-			member = &node{}
+			member = untouched
 		}
 		if member.rename != "" {
 			key = member.rename
@@ -152,12 +156,15 @@ func (w *rewriter) object(n *node) {
 // renamed looks through an object for members that get a new name. The last of
 // those with the same one is kept: this is where it begins.
 func (w *rewriter) renamed(n *node) map[string]int {
-	kept := make(map[string]int)
+	var kept map[string]int
 	start := w.pos
 	w.pos++
 	for w.next() != '}' {
 		at := w.pos
 		if member := n.members[w.key()]; member != nil && member.rename != "" && !member.remove {
+			if kept == nil {
+				kept = make(map[string]int)
+			}
 			kept[member.rename] = at
 		}
 		w.next()
@@ -186,8 +193,12 @@ func (w *rewriter) next() byte {
 func (w *rewriter) key() string {
 	start := w.pos
 	w.skip()
+	text := w.in[start:w.pos]
+	if bytes.IndexByte(text, '\\') < 0 {
+		return string(text[1 : len(text)-1])
+	}
 	var name string
-	_ = json.Unmarshal(w.in[start:w.pos], &name) // is a text, and right
+	_ = json.Unmarshal(text, &name) // is a text, and right
 
 	return name
 }
