@@ -26,7 +26,7 @@ my $t = Test::Nginx->new()->has(qw/http proxy gzip/)->plan(10);
 my $guest = built('example-redact.wasm');
 
 my $SECRET = 'open sesame';
-my $config = '{ "secrets": ["open sesame", "open sesame street", "a.c*", "p\u00e4ss"], "patterns": ["\\\\bAKIA[0-9A-Z]{16}\\\\b", "(?i)token-[a-z]+"],'
+my $config = '{ "secrets": ["open sesame", "open sesame street", "a.c*", "p\u00e4ss", "abcdef", "cdefgh", "aaaa"], "patterns": ["can open","\\\\bAKIA[0-9A-Z]{16}\\\\b", "(?i)token-[a-z]+"],'
 	. ' "cards": true }';
 $t->write_file('redact.json', $config);
 
@@ -104,6 +104,9 @@ subtest 'secrets and patterns' => sub {
 	redacted("it is $SECRET", 'it is [redacted]', 'a secret');
 	redacted('open sesame street', '[redacted]', 'the longer of two');
 	redacted("$SECRET$SECRET, $SECRET", '[redacted][redacted], [redacted]', 'several');
+	redacted('xcan open sesame now', 'x[redacted] now', 'a pattern that overlaps a secret');
+	redacted('abcdefgh, cdefgh, abcdef', '[redacted], [redacted], [redacted]', 'secrets that overlap');
+	redacted('aaaaaaaaab', '[redacted]b', 'a secret that overlaps itself');
 	redacted('a.c* but abcc', '[redacted] but abcc', 'one with special characters');
 	redacted("p\xc3\xa4ss", '[redacted]', 'one in UTF-8');
 	redacted("\xff\xfe$SECRET\0\x80$SECRET", "\xff\xfe[redacted]\0\x80[redacted]", 'between bytes that are no text');

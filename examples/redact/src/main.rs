@@ -17,9 +17,13 @@
 //! or a part of a whole (206). The client gets 502 then, and error_log a line. Texts are found as they are written here,
 //! and not in escapes of JSON or HTML.
 //!
-//! The guest needs the whole response: see `http_wasm_response_buffer`. Where `http_wasm_buffer_types` is set, it has to
-//! have `*`, or these types, and all responses a type.
+//! The guest needs the whole response: limit it with `http_wasm_response_buffer` to a quarter of
+//! `http_wasm_memory_limit`. A larger one may be a 500, and does not get out either. Where `http_wasm_buffer_types` is
+//! set, it has to have `*`, or these types, and all responses a type. Headers are not looked at.
 
+use std::ops::Range;
+
+use aho_corasick::AhoCorasick;
 use http_wasm_guest::host::{Request, Response, admin, feature, log};
 use http_wasm_guest::{Guest, register};
 use regex::bytes::Regex;
@@ -40,8 +44,8 @@ struct Config {
 }
 
 struct Redact {
-    /// Secrets and patterns in one expression.
-    texts: Option<Regex>,
+    secrets: AhoCorasick,
+    patterns: Vec<Regex>,
     cards: bool,
 }
 
@@ -66,7 +70,7 @@ impl Guest for Redact {
             response.body.write(b"502\n");
             return;
         }
-        if let Some(redacted) = self.redact(&body) {
+        if let Some(redacted) = self.redact(body) {
             response.body.write(&redacted);
         }
     }
@@ -74,21 +78,38 @@ impl Guest for Redact {
 
 impl Redact {
     /// The body without what has to go; nothing if there was none of it.
-    fn redact(&self, body: &[u8]) -> Option<Vec<u8>> {
-        let mut result = None;
-        if let Some(texts) = &self.texts
-            && texts.is_match(body)
-        {
-            result = Some(texts.replace_all(body, &b"[redacted]"[..]).into_owned());
+    fn redact(&self, mut body: Vec<u8>) -> Option<Vec<u8>> {
+        // All of them, also those that overlap: no rest of one stays beside the other.
+        let mut ranges: Vec<Range<usize>> =
+            self.secrets.find_overlapping_iter(&body).map(|found| found.range()).collect();
+        for pattern in &self.patterns {
+            ranges.extend(pattern.find_iter(&body).map(|found| found.range()));
+        }
+        ranges.sort_by_key(|range| range.start);
+        let mut found = !ranges.is_empty();
+        if found {
+            body = without(&body, &ranges);
         }
         if self.cards {
-            let mut covered = result.clone().unwrap_or_else(|| body.to_vec());
-            if cover_cards(&mut covered) {
-                result = Some(covered);
-            }
+            found |= cover_cards(&mut body);
         }
-        result
+        found.then_some(body)
     }
+}
+
+/// The body with one `[redacted]` for ranges that overlap. They are in the order of their beginnings.
+fn without(body: &[u8], ranges: &[Range<usize>]) -> Vec<u8> {
+    let mut result = Vec::with_capacity(body.len());
+    let mut end = 0;
+    for (i, range) in ranges.iter().enumerate() {
+        if i == 0 || range.start >= end {
+            result.extend_from_slice(&body[end..range.start]);
+            result.extend_from_slice(b"[redacted]");
+        }
+        end = end.max(range.end);
+    }
+    result.extend_from_slice(&body[end..]);
+    result
 }
 
 /// Covers the numbers of cards, and says whether there was one. A number is made of whole groups of three digits or more, with
@@ -197,31 +218,23 @@ fn unreadable(response: &Response) -> Option<&'static str> {
 fn configure(text: &[u8]) -> Result<Redact, String> {
     let config: Config = serde_json::from_slice(text)
         .map_err(|e| format!("expected JSON with \"secrets\", \"patterns\" or \"cards\": {e}"))?;
-    let mut alternatives = Vec::new();
-    for (i, secret) in config.secrets.iter().enumerate() {
-        if secret.len() < 4 {
-            return Err(format!("secrets[{i}]: expected a text of 4 bytes or more"));
-        }
-        alternatives.push(regex::escape(secret));
+    if let Some(i) = config.secrets.iter().position(|secret| secret.len() < 4) {
+        return Err(format!("secrets[{i}]: expected a text of 4 bytes or more"));
     }
-    // The longer first: what is found is the first alternative that fits.
-    alternatives.sort_by_key(|text| std::cmp::Reverse(text.len()));
+    let mut patterns = Vec::new();
     for (i, pattern) in config.patterns.iter().enumerate() {
         let regex = Regex::new(pattern).map_err(|e| format!("patterns[{i}]: {e}"))?;
         if [&b""[..], b"a", b" a-1 "].iter().any(|text| regex.find_iter(text).any(|m| m.is_empty()))
         {
             return Err(format!("patterns[{i}]: expected one that needs at least a character"));
         }
-        alternatives.push(format!("(?:{pattern})"));
+        patterns.push(regex);
     }
-    if alternatives.is_empty() && !config.cards {
+    if config.secrets.is_empty() && patterns.is_empty() && !config.cards {
         return Err("expected \"secrets\", \"patterns\" or \"cards\"".into());
     }
-    let texts = match alternatives.is_empty() {
-        true => None,
-        false => Some(Regex::new(&alternatives.join("|")).map_err(|e| e.to_string())?),
-    };
-    Ok(Redact { texts, cards: config.cards })
+    let secrets = AhoCorasick::new(&config.secrets).map_err(|e| format!("secrets: {e}"))?;
+    Ok(Redact { secrets, patterns, cards: config.cards })
 }
 
 fn main() {
