@@ -3,7 +3,7 @@
 ##@ Examples
 
 .PHONY: examples
-examples: ## build the guests of examples/ whose toolchains are there, and say which are left out: target/guests/example-*
+examples: ## build the guests of examples/ into target/guests, and say which are left out for lack of a toolchain
 	timeout -k 10 1800 examples/build.sh
 
 # Needs the toolchains of `make guests`. The crates are compiled as the guests need them.

@@ -100,7 +100,9 @@ subtest 'a new visitor' => sub {
 
 subtest 'one who has a variant' => sub {
 	for my $variant (qw/ old new /) {
-		for my $cookie ("ab=$variant", "a=b; ab=$variant; c=d", "a=b;ab=$variant", "ab=$variant;", "xab=old; ab=$variant", "ab=gone; ab=$variant") {
+		for my $cookie ("ab=$variant", "a=b; ab=$variant; c=d", "a=b;ab=$variant", "ab=$variant;", "xab=old; ab=$variant",
+			"ab=gone; ab=$variant")
+		{
 			my $r = curl('-H', "Cookie: $cookie", '/');
 			is(variants($r), $variant, "keeps it: $cookie");
 			is(header($r, 'Set-Cookie'), undef, 'no other cookie');
@@ -116,7 +118,8 @@ subtest 'one who has a variant' => sub {
 };
 
 subtest 'cookies that are none' => sub {
-	for my $cookie ('ab', 'ab=', 'ab=ol', 'ab=olds', 'ab="old"', 'AB=old', 'ab =old', 'xab=old', 'ab=OLD', 'ab=other', 'ab=old,new', 'ab=%6fld',
+	for my $cookie ('ab', 'ab=', 'ab=ol', 'ab=olds', 'ab="old"', 'AB=old', 'ab =old', 'xab=old', 'ab=OLD', 'ab=other',
+		'ab=old,new', 'ab=%6fld',
 		"ab=\xff", "ab=\xf0\x9f", "\xc3; a", "ab=old\xc3", ';', '=', ';;=;', '=old', 'x' x 20_000, 'ab=' . 'x' x 20_000)
 	{
 		my $r = curl('-H', "Cookie: $cookie", '/');
@@ -179,10 +182,11 @@ subtest 'a wrong configuration' => sub {
 	for my $case (
 		(map { [ $_, qr/expected two variants or more/ ] } '', 'a:1', 'secure', 'a:0 b:0'),
 		(map { [ "a:1 b:1 $_", qr/unknown word "$_": expected/ ] } 'c', 'color=red', 'Secure', 'days'),
-		(map { [ "a:1 $_", qr/invalid variant "\Q$_\E": expected NAME:WEIGHT/ ] } 'b:', ':1', 'b:x', 'b:-1', 'b:1.5', 'b:1000001', 'b:99999999999999999999', 'a:2',
-			'b;c:1', "b\xc3\xa4:1", 'b,c:1', 'b:1:2', 'x' x 33 . ':1'),
+		(map { [ "a:1 $_", qr/invalid variant "\Q$_\E": expected NAME:WEIGHT/ ] } 'b:', ':1', 'b:x', 'b:-1', 'b:1.5', 'b:1000001',
+			'b:99999999999999999999', 'a:2', 'b;c:1', "b\xc3\xa4:1", 'b,c:1', 'b:1:2', 'x' x 33 . ':1'),
 		[ join(' ', map { "v$_:1" } 1 .. 17), qr/invalid variant "v17:1": expected NAME:WEIGHT, 2 to 16/ ],
-		(map { [ "a:1 b:1 $_", qr/expected letters, digits, - and _ in cookie=NAME and header=NAME/ ] } 'cookie=', 'cookie=a;b', 'header=', 'header=x@y', 'cookie=' . 'x' x 33),
+		(map { [ "a:1 b:1 $_", qr/expected letters, digits, - and _ in cookie=NAME and header=NAME/ ] } 'cookie=', 'cookie=a;b',
+			'header=', 'header=x@y', 'cookie=' . 'x' x 33),
 		(map { [ "a:1 b:1 days=$_", qr/expected days=NUMBER, 1 to 400/ ] } '', 0, 401, -1, 'x', '99999999999999'),
 	) {
 		my ($config, $reason) = @$case;

@@ -161,8 +161,8 @@ subtest 'a wrong configuration' => sub {
 
 	config_refused($_, qr/line 1: $user/) for
 		'alice', 'alice:open sesame', "alice:1000:$salt", ":1000:$salt:$hash", "alice:999:$salt:$hash", "alice:10000001:$salt:$hash",
-		"alice:99999999999:$salt:$hash", "alice:-1000:$salt:$hash", "alice::$salt:$hash", "alice:1000:abc:$hash", "alice:1000::$hash",
-		"alice:1000:" . 'ab' x 7 . ":$hash", 'alice:1000:' . 'ab' x 65 . ":$hash", "alice:1000:$salt:" . 'cd' x 31, "alice:1000:$salt:" . 'cd' x 33,
+		"alice:99999999999:$salt:$hash", "alice:-1000:$salt:$hash", "alice::$salt:$hash", "alice:1000:abc:$hash",
+		"alice:1000::$hash", (map { 'alice:1000:' . 'ab' x $_ . ":$hash" } 7, 65), (map { "alice:1000:$salt:" . 'cd' x $_ } 31, 33),
 		"alice:1000:$salt:" . 'xy' x 32, "alice:1000:$salt:$hash:", "alice:1e3:$salt:$hash", 'x' x 257 . ":1000:$salt:$hash";
 	config_refused("alice:1000:$salt:$hash\nbob:1000\n", qr/line 2: $user/);
 	config_refused("alice:1000:$salt:$hash\n" x 257, qr/line 257: $user/);

@@ -25,7 +25,8 @@ select STDOUT; $| = 1;
 my $t = Test::Nginx->new()->has(qw/http proxy/)->plan(10);
 my $guest = built('example-json.wasm');
 
-$t->write_file('request.json', '{ "request": { "remove": ["admin", "user.roles"], "rename": { "userName": "name", "user.eMail": "mail" } } }');
+$t->write_file('request.json',
+	'{ "request": { "remove": ["admin", "user.roles"], "rename": { "userName": "name", "user.eMail": "mail" } } }');
 $t->write_file('response.json', '{ "response": { "remove": ["users.password", "secret"], "rename": { "users.mail": "email" } } }');
 $t->write_file('both.json', '{ "request": { "remove": ["a"] }, "response": { "remove": ["b"] } }');
 $t->write_file('order.json', '{ "request": { "remove": ["x"], "rename": { "a": "b", "b": "c" } } }');
@@ -152,7 +153,8 @@ subtest 'lengths' => sub {
 
 subtest 'what is no JSON' => sub {
 	refused(ask($_, @TYPE, '/request/'), 400, substr $_, 0, 30) for
-		'{', '{"admin":true', '{admin:true}', "{'admin':true}", '{"admin":true}}', '{"admin":true} {"admin":true}', '{"admin":true,}', '{"a":01}',
+		'{', '{"admin":true', '{admin:true}', "{'admin':true}", '{"admin":true}}', '{"admin":true} {"admin":true}',
+		'{"admin":true,}', '{"a":01}',
 		"\xef\xbb\xbf{}", "{\0\"\0}\0", '//', '{} // text', 'NaN', ' ', "\n", '"', '"\\', '"a' . "\n" . 'b"', 'admin=true', '[1,]', '{"a"}', '{"a":}', '+1',
 		'[' x 101 . ']' x 101, '[' x 1_000_000, '{"a":' x 200_000, '[' x 100_000 . ']' x 100_000, ']' x 1000 . '[' x 1000, '"\\"' . '[' x 200;
 	is(content(ask('{"x":1}', @TYPE, '/request/raw')), '{"x":1}', 'the guest goes on');
@@ -239,8 +241,8 @@ subtest 'large bodies' => sub {
 
 subtest 'a wrong configuration' => sub {
 	for my $case (
-		(map { [ $_, qr/expected JSON with "request" or "response"/ ] } '', '{', '[]', '{"request":[]}', '{"requests":{}}', '{"request":{"remove":"a"}}',
-			'{"request":{"delete":["a"]}}', '{"request":{"rename":{"a":1}}}'),
+		(map { [ $_, qr/expected JSON with "request" or "response"/ ] } '', '{', '[]', '{"request":[]}', '{"requests":{}}',
+			'{"request":{"remove":"a"}}', '{"request":{"delete":["a"]}}', '{"request":{"rename":{"a":1}}}'),
 		(map { [ $_, qr/expected "request" or "response"/ ] } '{}', 'null', '{"request":null}'),
 		[ '{"request":{"remove":["a"]}} {}', qr/expected nothing behind the JSON/ ],
 		(map { [ $_, qr/expected "remove" or "rename"/ ] } '{"request":{}}', '{"request":{"remove":["a"]},"response":{"remove":[]}}'),

@@ -26,8 +26,8 @@ my $t = Test::Nginx->new()->has(qw/http proxy gzip/)->plan(10);
 my $guest = built('example-redact.wasm');
 
 my $SECRET = 'open sesame';
-my $config = '{ "secrets": ["open sesame", "open sesame street", "a.c*", "p\u00e4ss", "abcdef", "cdefgh", "aaaa"], "patterns": ["can open","\\\\bAKIA[0-9A-Z]{16}\\\\b", "(?i)token-[a-z]+"],'
-	. ' "cards": true }';
+my $config = '{ "secrets": ["open sesame", "open sesame street", "a.c*", "p\u00e4ss", "abcdef", "cdefgh", "aaaa"],'
+	. ' "patterns": ["can open","\\\\bAKIA[0-9A-Z]{16}\\\\b", "(?i)token-[a-z]+"], "cards": true }';
 $t->write_file('redact.json', $config);
 
 my $FILLER = 'lorem ipsum dolor 12 sit amet ' x 34_953;     # a little less than 1 MB

@@ -17,7 +17,7 @@
 //! | `keys` | | 1 to 16 keys; those with `"use": "enc"` are left out. A key is for its own `alg` alone |
 //! | `algorithm` | | `alg` of keys that have none |
 //! | `issuer` | any | what `iss` of a token has to be |
-//! | `audience` | none | what `aud` of a token has to be or to contain. Without it tokens that have an `aud` are refused |
+//! | `audience` | none | what `aud` of a token has to be or to contain; without it tokens with an `aud` are refused |
 //! | `leeway` | 30 | seconds by which clocks may differ, at most 600 |
 //! | `header` | `x-jwt-subject` | the request header that gets `sub` |
 //!

@@ -10,7 +10,7 @@
 //! |---|---|
 //! | `secrets`: texts of 4 bytes or more | `[redacted]` |
 //! | `patterns`: [regular expressions](https://docs.rs/regex/latest/regex/#syntax) | `[redacted]` |
-//! | `cards`: numbers that can be those of cards, also in groups (`4111 1111 1111 1111`) | `#` for all digits except the last four |
+//! | `cards`: numbers that can be those of cards, also in groups of digits | `#` for all digits except the last four |
 //!
 //! Bodies of text are looked at: `text/*`, JSON, XML, JavaScript, forms, and those without a type. A text that cannot be
 //! read is not let through: in an encoding that nobody asked for (gzip), in a charset other than UTF-8, ASCII and Latin,
