@@ -25,8 +25,9 @@ select STDERR; $| = 1;
 select STDOUT; $| = 1;
 
 my @guests = qw/ none header seen replaces wraps prefix empties page packs late two /;
-# Upstreams that compress when they may, and one that does whatever it is asked; the same in this nginx.
-my @sources = qw/ up direct always cached static static-always own accel /;
+# Upstreams that compress when they may, and one that does whatever it is asked; the same in this nginx; and a file that
+# somebody has compressed and put there.
+my @sources = qw/ up direct always cached static static-always own accel added-always /;
 
 my $t = Test::Nginx->new()->has(qw/http proxy cache gzip gzip_static/)->plan(@guests * @sources * 2 + 3);
 
@@ -50,6 +51,7 @@ for my $guest (@guests) {
             location /$guest/static { gzip_static on; alias %%TESTDIR%%/html/file; }
             location /$guest/static-always { gzip_static always; alias %%TESTDIR%%/html/file; }
             location /$guest/own { gzip on; gzip_types *; gzip_min_length 0; alias %%TESTDIR%%/html/file; }
+            location /$guest/added-always { add_header Content-Encoding gzip; alias %%TESTDIR%%/html/file.gz; }
             location /$guest/accel { proxy_pass http://127.0.0.1:8081/headers?X-Accel-Redirect=/inner; }
         }
 EOF

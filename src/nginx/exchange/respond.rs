@@ -156,7 +156,7 @@ pub(crate) fn run(
 fn released(ctx: &Ctx, reply: Box<Reply>) -> Turn {
     let r = ctx.request();
     if reply.change == Change::Prefixed && !forbids_body(r) {
-        let why = if reply.encoding.is_left(r) {
+        let why = if reply.encoding.is_left() {
             "encoded (Content-Encoding)"
         } else if r.status() == 206 {
             "a part (206)"

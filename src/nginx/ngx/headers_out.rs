@@ -407,35 +407,36 @@ impl Validators {
     }
 }
 
-/// How the original body is encoded, noted before guests may say how theirs is.
+/// How the original body is encoded, noted before guests may say how theirs is: by whoever made it, or by
+/// `add_header`, which sets no slot.
 #[derive(Default)]
-pub(crate) struct Encoding(Option<*mut ngx_table_elt_t>);
+pub(crate) struct Encoding(SmallVec<[*mut ngx_table_elt_t; 1]>);
 
 impl Encoding {
     pub(crate) fn of(r: Request) -> Self {
-        // SAFETY: the request is live.
-        let element = unsafe { (*out(r)).content_encoding };
-        // SAFETY: a slot that is not null points at an element of the request's list.
-        Encoding((!element.is_null()).then_some(element).filter(|&it| unsafe { (*it).hash != 0 }))
+        Encoding(matching(r, b"content-encoding").collect())
+    }
+
+    /// What of it the response still says.
+    fn left(&self) -> impl Iterator<Item = *mut ngx_table_elt_t> {
+        // SAFETY: elements of the live request's list, which never shrinks.
+        self.0.iter().copied().filter(|&element| unsafe { (*element).hash } != 0)
     }
 
     /// Whether the response still says so.
-    pub(crate) fn is_left(&self, r: Request) -> bool {
-        // SAFETY: an element of the live request's list, which never shrinks.
-        self.0.is_some_and(|element| unsafe {
-            (*element).hash != 0 && (*out(r)).content_encoding == element
-        })
+    pub(crate) fn is_left(&self) -> bool {
+        self.left().next().is_some()
     }
 
     /// Takes it off: the body is another one.
     pub(crate) fn forget(&self, r: Request) {
-        if self.is_left(r)
-            && let Some(element) = self.0
-        {
-            // SAFETY: an element of the live request's list, which its slot points at.
+        for element in self.left() {
+            // SAFETY: an element of the live request's list, and the slot is a field of the request.
             unsafe {
                 (*element).hash = 0;
-                (*out(r)).content_encoding = std::ptr::null_mut();
+                if (*out(r)).content_encoding == element {
+                    (*out(r)).content_encoding = std::ptr::null_mut();
+                }
             }
         }
     }
