@@ -7,6 +7,7 @@
 pub mod body;
 pub mod budget;
 pub mod called;
+pub mod connect;
 pub mod early;
 pub mod error;
 pub mod fields;
@@ -18,6 +19,9 @@ pub mod policy;
 
 use std::borrow::Cow;
 use std::future::Future;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -120,11 +124,69 @@ pub trait Host: Send + 'static {
     /// Waits without blocking the thread.
     fn sleep(&mut self, time: Duration) -> impl Future<Output = ()> + Send;
 
+    /// Whether guests may have connections here at all. Who says no need not be able to wait for them.
+    fn connects(&self) -> bool {
+        false
+    }
+
+    /// Waits, without blocking the thread, until something may have happened at one of the sockets, or
+    /// for so long.
+    fn ready(
+        &mut self,
+        _sockets: Vec<Watched>,
+        _time: Duration,
+    ) -> impl Future<Output = Waited> + Send {
+        async { Waited::NotNow }
+    }
+
+    /// What a name stands for, which is one of the operator's ([`connect::Rule::Name`]).
+    fn resolve(
+        &mut self,
+        _name: &str,
+    ) -> impl Future<Output = Result<Vec<IpAddr>, Unresolved>> + Send {
+        async { Err(Unresolved::NotNow) }
+    }
+
     /// Whether [`Host::called`] is of interest. Without it calls cost nothing more.
     const TRACES: bool = false;
 
     /// A host function returned to the guest, or ended its call.
     fn called(&mut self, _call: &Called<'_>) {}
+}
+
+/// A socket that is waited for.
+#[derive(Clone, Debug)]
+pub struct Watched {
+    /// Which is open for as long as this is kept.
+    pub socket: Arc<OwnedFd>,
+    /// For bytes.
+    pub read: bool,
+    /// For room.
+    pub write: bool,
+}
+
+/// How a wait for sockets went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waited {
+    /// Something may have happened, or the time is over.
+    Over,
+    /// The embedder cannot watch so many.
+    NoRoom,
+    /// Nobody waits any more, such as after the end of a request.
+    NotNow,
+}
+
+/// Why a name stands for nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unresolved {
+    /// There is nobody to ask.
+    NoResolver,
+    /// There is none of this name, or no answer; the text completes a log line.
+    Unknown(String),
+    /// The answer did not come in time.
+    Late,
+    /// As [`Waited::NotNow`].
+    NotNow,
 }
 
 /// The values of the lines that are called `name` (any case).
