@@ -14,12 +14,13 @@ require() {
     command -v "$1" >/dev/null || { echo "$0: $1 is not installed: $2" >&2; exit 1; }
 }
 
-for guest in answer prefix state; do
+for guest in answer fetch prefix state; do
     result=$out/go-$guest.wasm
-    if stale "$result" "$src/build.sh" "$src/go/go.mod" "$src/go/httpwasm" "$src/go/$guest"; then
+    if stale "$result" "$src/build.sh" "$src/go/go.mod" "$src/go/go.sum" "$src/go/httpwasm" "$src/go/$guest"; then
         require go 'the guests in Go need Go 1.24 or later'
-        GOOS=wasip1 GOARCH=wasm go -C "$src/go" build -buildmode=c-shared -buildvcs=false -trimpath -ldflags='-s -w' \
-            -o "$work/go-$guest.wasm" "./$guest"
+        # The tag has names resolved by the host.
+        GOOS=wasip1 GOARCH=wasm go -C "$src/go" build -buildmode=c-shared -tags getaddrinfo -buildvcs=false -trimpath \
+            -ldflags='-s -w' -o "$work/go-$guest.wasm" "./$guest"
         place "$work/go-$guest.wasm" "$result"
     fi
 done
@@ -40,17 +41,19 @@ for guest in bodies headers; do
     fi
 done
 
-for guest in crash teapot; do
+for guest in crash sockets teapot; do
     result=$out/c-$guest.wasm
     if stale "$result" "$src/build.sh" "$src/c"; then
         require clang 'the guests in C need clang and lld'
         require wasm-ld 'the guests in C need lld'
         # With debug information only for the one whose backtraces are looked at.
-        debug=
-        test $guest != crash || debug="-g -ffile-prefix-map=$src/c=c"
+        options=
+        test $guest != crash || options="-g -ffile-prefix-map=$src/c=c"
+        # Copies of structures are instructions: there is no libc to take memcpy from.
+        test $guest != sockets || options=-mbulk-memory
         # In two steps: where binaryen is installed clang runs its wasm-opt when it links, which drops debug information.
-        # shellcheck disable=SC2086 # Two options, or none.
-        clang --target=wasm32 -std=c11 -O2 -Wall -Wextra -Werror $debug -c -o "$work/c-$guest.o" "$src/c/$guest.c"
+        # shellcheck disable=SC2086 # Several options, or none.
+        clang --target=wasm32 -std=c11 -O2 -Wall -Wextra -Werror $options -c -o "$work/c-$guest.o" "$src/c/$guest.c"
         wasm-ld --no-entry -o "$work/c-$guest.wasm" "$work/c-$guest.o"
         place "$work/c-$guest.wasm" "$result"
     fi
