@@ -11,6 +11,7 @@ mod fetch;
 mod flow;
 mod load;
 mod message;
+mod outbound;
 mod path;
 mod place;
 mod progress;

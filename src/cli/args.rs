@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::abi::Level;
+use crate::host::connect::{BadRule, Outbound, Rule};
 use crate::runtime::Limits;
 use crate::runtime::guest::{Dir, Settings};
 use crate::runtime::precompiled::Sha256Digest;
@@ -86,6 +87,19 @@ pub(crate) struct GuestArgs {
     /// repeated.
     #[arg(long, value_name = "HOST:GUEST[:rw]", value_parser = dir)]
     dir: Vec<Dir>,
+    /// What the guest may connect to, as `http_wasm_connect` has it: an address or a network with or
+    /// without a port, HOST:PORT or unix:PATH. May be repeated.
+    #[arg(long, value_name = "WHERE", value_parser = rule)]
+    connect: Vec<Rule>,
+    /// Sockets of an instance.
+    #[arg(long, value_name = "NUMBER", default_value = "16", value_parser = clap::value_parser!(u32).range(1..))]
+    sockets: u32,
+    /// Time that a connection may take to come about.
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time)]
+    connect_timeout: Duration,
+    /// Time that each other wait for a socket may take.
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time)]
+    socket_timeout: Duration,
     /// Linear memory of an instance.
     #[arg(long, value_name = "SIZE", default_value = "128m", value_parser = memory)]
     memory_limit: u64,
@@ -123,7 +137,18 @@ impl GuestArgs {
             env: env.collect(),
             dirs: self.dir.clone(),
             strict: self.strict,
+            outbound: self.outbound(),
         })
+    }
+
+    fn outbound(&self) -> Outbound {
+        Outbound {
+            rules: self.connect.clone().into(),
+            max: usize::try_from(self.sockets).unwrap_or(usize::MAX),
+            connect_timeout: self.connect_timeout,
+            timeout: self.socket_timeout,
+            ..Outbound::default()
+        }
     }
 }
 
@@ -317,6 +342,10 @@ fn env(text: &str) -> Result<(String, Option<String>), String> {
         true => Err("expected NAME or NAME=VALUE".to_owned()),
         false => Ok((name.to_owned(), value)),
     }
+}
+
+fn rule(text: &str) -> Result<Rule, BadRule> {
+    Rule::parse(text.as_bytes())
 }
 
 fn dir(text: &str) -> Result<Dir, String> {

@@ -26,6 +26,7 @@ pub(crate) fn compile(args: &Compile) -> Result<(), Failure> {
         env: Vec::new(),
         dirs: Vec::new(),
         strict: false,
+        outbound: Default::default(),
     };
     let refused = |error| load::refused(path, &error);
     Guest::<Lent>::new(&engine, &module, settings).map_err(refused)?;

@@ -2,18 +2,20 @@
 //! with a request of nginx's is done here with a message.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use super::message::{Line, Request, Response};
+use super::outbound;
 use super::path::stays_inside;
 use super::trace;
 use crate::abi::{Features, FieldKind, Level};
 use crate::host::called::Called;
 use crate::host::kept::Kept;
-use crate::host::{Chunk, Host, Refusal, Sink, Source, Write};
+use crate::host::{Chunk, Host, Refusal, Sink, Source, Unresolved, Waited, Watched, Write};
 use crate::http::on_the_wire;
 
 /// What this program decides and guests do not.
@@ -31,6 +33,8 @@ pub(crate) struct Rules {
     pub(crate) trace: bool,
     /// The guest's instructions are counted.
     pub(crate) count: bool,
+    /// There may be connections: not where a guest is merely checked.
+    pub(crate) connects: bool,
 }
 
 /// What a body that is too large is called, in nginx's words.
@@ -75,6 +79,7 @@ impl Rules {
             buffer_types: Vec::new(),
             trace: false,
             count: false,
+            connects: false,
         }
     }
 
@@ -355,5 +360,17 @@ impl Host for Lent {
         } else {
             tokio::time::sleep(time).await;
         }
+    }
+
+    fn connects(&self) -> bool {
+        self.get().is_some_and(|exchange| exchange.rules.connects)
+    }
+
+    async fn ready(&mut self, sockets: Vec<Watched>, time: Duration) -> Waited {
+        outbound::ready(sockets, time).await
+    }
+
+    async fn resolve(&mut self, name: &str) -> Result<Vec<IpAddr>, Unresolved> {
+        outbound::resolve(name).await
     }
 }

@@ -42,13 +42,16 @@ pub(crate) fn run(args: &Run) -> Result<(), Failure> {
         buffer_types: args.buffer_type.clone(),
         trace: args.trace,
         count: args.count,
+        connects: true,
     };
     let path = &args.guest.path;
     let source = load::source(path)?;
     if args.trace {
         anstream::eprintln!("start");
     }
-    let loaded = load::load(path, source, settings, rules.clone(), LOAD_LIMIT)?;
+    // As where nginx tries a configuration out.
+    let trial = Rules { connects: false, ..rules.clone() };
+    let loaded = load::load(path, source, settings, trial, LOAD_LIMIT)?;
     let turns = Turns::new(&loaded.engine, slice)?;
     let quiet = Rules { trace: false, ..rules.clone() };
     let mut instance: Option<Instance<Lent>> = None;

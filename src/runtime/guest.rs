@@ -19,12 +19,14 @@ use super::reset::{self, FindWritten, Pristine, exporting};
 use super::segments::joined;
 use super::snapshot::Start;
 use super::ticker::Pace;
+use super::wasi::sock::Said;
 use super::wasi::{self, Wasi};
 use super::{Engine, Limits, describe};
 use crate::abi::{
     EXPORT_HANDLE_REQUEST, EXPORT_HANDLE_RESPONSE, EXPORT_MEMORY, Level, WASI_MODULE,
 };
 use crate::escaped::Quoted;
+use crate::host::connect::Outbound;
 use crate::host::error::Denial;
 use crate::host::{Host, Phase, linker};
 
@@ -44,6 +46,8 @@ pub struct Settings {
     /// Whether clocks and random numbers are the same in every instance, for guests that import
     /// WASI.
     pub strict: bool,
+    /// Connections, for guests that import sockets.
+    pub outbound: Outbound,
 }
 
 /// A directory lent to a guest.
@@ -112,6 +116,8 @@ pub struct Guest<H: Host> {
     imports_wasi: bool,
     handles_responses: bool,
     exit_was_reported: AtomicBool,
+    /// Of what its instances may not do in the log.
+    said: Said,
     /// With what instances are reset, if they are, and up to where the memory of a new one is not zero.
     reset: Option<(FindWritten, usize)>,
     /// To what.
@@ -128,7 +134,7 @@ impl<H: Host> Guest<H> {
         let mut linker = Linker::new(engine.wasm());
         linker::add_to_linker(&mut linker).map_err(failed)?;
         if imports_wasi {
-            wasi::add_to_linker(&mut linker).map_err(failed)?;
+            wasi::add_to_linker(&mut linker, module).map_err(failed)?;
         }
         check_imports(engine, &linker, module, &settings)?;
         Ok(Guest {
@@ -141,6 +147,7 @@ impl<H: Host> Guest<H> {
             imports_wasi,
             handles_responses: true,
             exit_was_reported: AtomicBool::new(false),
+            said: Said::default(),
             reset: None,
             pristine: OnceLock::new(),
         })
@@ -195,7 +202,7 @@ impl<H: Host> Guest<H> {
         if instance.is_poisoned() {
             return false;
         }
-        let wasi = match self.imports_wasi.then(|| Wasi::new(&self.settings)) {
+        let wasi = match self.imports_wasi.then(|| Wasi::new(&self.settings, &self.said)) {
             Some(Err(_)) => return false,
             Some(Ok(wasi)) => Some(wasi),
             None => None,
@@ -243,7 +250,7 @@ impl<H: Host> Guest<H> {
         host: H,
     ) -> Result<(Store<Data<H>>, wasmtime::Instance), LoadError> {
         let wasi = match self.imports_wasi {
-            true => Some(Wasi::new(&self.settings)?),
+            true => Some(Wasi::new(&self.settings, &self.said)?),
             false => None,
         };
         let mut store = self.store(wasi);

@@ -10,6 +10,7 @@ use super::guest::{Exports, Settings, function};
 use super::reset::{FindWritten, Pristine};
 use super::ticker::Pace;
 use super::wasi::Wasi;
+use super::wasi::sock::Traffic;
 use super::{Limiter, backtrace, describe};
 use crate::abi::{EXPORT_HANDLE_REQUEST, EXPORT_HANDLE_RESPONSE, Features, Next};
 use crate::host::error::Denial;
@@ -179,6 +180,16 @@ impl<H: Host> Instance<H> {
         }
         self.store.data_mut().wasi = wasi;
         true
+    }
+
+    /// How many sockets it has open.
+    pub fn open_sockets(&self) -> usize {
+        self.store.data().wasi.as_ref().map_or(0, Wasi::open_sockets)
+    }
+
+    /// What its sockets did since it was last asked.
+    pub fn take_traffic(&mut self) -> Traffic {
+        self.store.data_mut().wasi.as_mut().map(Wasi::take_traffic).unwrap_or_default()
     }
 
     /// Size of the guest's memory. It never shrinks.

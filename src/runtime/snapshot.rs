@@ -41,7 +41,8 @@ pub fn digest(
     snapshot: Snapshot,
     boot: &[u8],
 ) -> Option<Sha256Digest> {
-    let Settings { name: _, config, limits, env, dirs, strict } = settings;
+    // Who makes use of connections has no snapshot.
+    let Settings { name: _, config, limits, env, dirs, strict, outbound: _ } = settings;
     if snapshot == Snapshot::Never || *strict || !dirs.is_empty() {
         return None;
     }
@@ -102,6 +103,9 @@ pub enum Unfit {
     /// What it remembers of its clocks would be later than what they say.
     #[error("its clocks and random numbers begin anew with each instance")]
     Strict,
+    /// The next instance would have the number of a socket and no connection behind it.
+    #[error("its start functions open sockets")]
+    Sockets,
     /// Numbers of descriptors would mean something else in the next instance.
     #[error("its start functions close or renumber descriptors")]
     Descriptors,
@@ -247,6 +251,8 @@ pub(crate) struct Traces {
     pub(crate) drew_random: bool,
     /// Files that were opened and not closed again.
     pub(crate) open_files: u32,
+    /// Opened sockets, or tried to.
+    pub(crate) opened_sockets: bool,
     /// Closed a directory that it was lent, or moved a descriptor.
     pub(crate) moved_descriptors: bool,
 }
@@ -255,6 +261,8 @@ impl Traces {
     fn check(self, snapshot: Snapshot) -> Result<(), Unfit> {
         if self.moved_descriptors {
             Err(Unfit::Descriptors)
+        } else if self.opened_sockets {
+            Err(Unfit::Sockets)
         } else if self.open_files > 0 {
             Err(Unfit::OpenFiles)
         } else if self.drew_random && snapshot != Snapshot::Seeded {

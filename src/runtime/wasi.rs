@@ -4,16 +4,19 @@
 //! There is no tokio runtime here. The library is driven through its async linker and may block the
 //! thread for files of lent directories; whatever would wait or start a thread is ours:
 //! `poll_oneoff` and `sched_yield` wait through [`Host::sleep`], and the standard output streams
-//! become log lines.
+//! become log lines. Sockets are ours altogether ([`sock`]).
 
 mod clock;
+mod errno;
 mod lines;
 mod poll;
+pub(super) mod sock;
 mod strict;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use wasmtime::{Caller, Error, Linker, Result};
+use wasmtime::{Caller, Error, Linker, Module, Result};
 use wasmtime_wasi::p1::{self, WasiP1Ctx, wasi_snapshot_preview1 as library};
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
 
@@ -23,12 +26,14 @@ use super::guest::Settings;
 use super::instance::Data;
 use super::snapshot::Traces;
 use crate::abi::{Level, WASI_MODULE};
+use crate::host::connect::Outbound;
 use crate::host::linker::split;
 use crate::host::{Host, log};
 use crate::memory::GuestMemory;
 
 use clock::Monotonic;
 use lines::Lines;
+use sock::{Said, Sockets, Traffic, is_socket};
 
 /// What one `fd_write` puts into the log before the guest gets to run, and can be stopped, again.
 /// Writes are allowed to be short, and guests go on where they ended.
@@ -56,16 +61,6 @@ const STDERR: Level = Level::Warn;
 /// The descriptor of the first directory.
 const FIRST_DIR: i32 = 3;
 
-/// Error numbers of preview 1 that are answered here.
-mod errno {
-    pub(super) const SUCCESS: i32 = 0;
-    pub(super) const BADF: u16 = 8;
-    pub(super) const FAULT: i32 = 21;
-    pub(super) const INVAL: i32 = 28;
-    pub(super) const MFILE: i32 = 33;
-    pub(super) const NOTSUP: i32 = 58;
-}
-
 /// The library's context and the lines that are not complete yet.
 pub(crate) struct Wasi {
     context: WasiP1Ctx,
@@ -75,11 +70,13 @@ pub(crate) struct Wasi {
     stderr: Lines,
     /// How many directories it was lent.
     dirs: i32,
+    sockets: Sockets,
     traces: Traces,
 }
 
 impl Wasi {
-    pub(crate) fn new(settings: &Settings) -> std::result::Result<Self, LoadError> {
+    /// What all instances of a guest were told not to do is in `said`.
+    pub(crate) fn new(settings: &Settings, said: &Said) -> std::result::Result<Self, LoadError> {
         let mut builder = WasiCtxBuilder::new();
         // Must come first: directories take it over when they are opened.
         builder.allow_blocking_current_thread(true);
@@ -102,12 +99,25 @@ impl Wasi {
             clock.set_up(&mut builder);
         }
         let dirs = i32::try_from(settings.dirs.len()).unwrap_or(i32::MAX);
-        Ok(Wasi { strict, ..Wasi::with_context(builder.build_p1(), dirs) })
+        let outbound = match settings.strict {
+            // Who shall not see what the machine does sees nothing of others either.
+            true => Outbound::default(),
+            false => settings.outbound.clone(),
+        };
+        let sockets = Sockets::new(outbound, Arc::clone(said));
+        Ok(Wasi { strict, sockets, ..Wasi::with_context(builder.build_p1(), dirs) })
     }
 
     fn with_context(context: WasiP1Ctx, dirs: i32) -> Self {
-        let (stdout, stderr) = (Lines::default(), Lines::default());
-        Wasi { context, strict: None, stdout, stderr, dirs, traces: Traces::default() }
+        Wasi {
+            context,
+            strict: None,
+            stdout: Lines::default(),
+            stderr: Lines::default(),
+            dirs,
+            sockets: Sockets::new(Outbound::default(), Said::default()),
+            traces: Traces::default(),
+        }
     }
 
     /// What a store without a context would get. Stores of guests that import WASI have one; this
@@ -121,6 +131,16 @@ impl Wasi {
         self.traces
     }
 
+    /// How many sockets are open.
+    pub(crate) fn open_sockets(&self) -> usize {
+        self.sockets.open()
+    }
+
+    /// What they did since it was last asked.
+    pub(crate) fn take_traffic(&mut self) -> Traffic {
+        self.sockets.take_traffic()
+    }
+
     /// The call is over; lines without an end are as complete as they get.
     pub(crate) fn flush<H: Host>(&mut self, host: &mut H) {
         self.stdout.flush(|line| log::write(host, STDOUT, line));
@@ -128,8 +148,8 @@ impl Wasi {
     }
 }
 
-/// Defines all of preview 1.
-pub(crate) fn add_to_linker<H: Host>(linker: &mut Linker<Data<H>>) -> Result<()> {
+/// Defines all of preview 1, and sockets where the module imports them.
+pub(crate) fn add_to_linker<H: Host>(linker: &mut Linker<Data<H>>, module: &Module) -> Result<()> {
     p1::add_to_linker_async(linker, |data| &mut Wasi::of(&mut data.wasi).context)?;
     linker.allow_shadowing(true);
     linker.func_wrap_async(
@@ -149,6 +169,9 @@ pub(crate) fn add_to_linker<H: Host>(linker: &mut Linker<Data<H>>) -> Result<()>
                 if is_standard(fd) {
                     return Ok(errno::SUCCESS);
                 }
+                if is_socket(fd) {
+                    return sock::close(caller.data_mut(), fd);
+                }
                 let (memory, context) = library_view(&mut caller)?;
                 let error = library::fd_close(context, &mut unshared(memory), fd).await?;
                 closed(&mut caller, fd, error);
@@ -162,9 +185,12 @@ pub(crate) fn add_to_linker<H: Host>(linker: &mut Linker<Data<H>>) -> Result<()>
         |mut caller: Caller<'_, Data<H>>, (from, to): (i32, i32)| {
             Box::new(async move {
                 if is_standard(from) || is_standard(to) {
-                    return Ok(errno::NOTSUP);
+                    return Ok(errno::NOTSUP.into());
                 }
                 Wasi::of(&mut caller.data_mut().wasi).traces.moved_descriptors = true;
+                if is_socket(from) || is_socket(to) {
+                    return sock::renumber(caller.data_mut(), from, to);
+                }
                 let (memory, context) = library_view(&mut caller)?;
                 let error = library::fd_renumber(context, &mut unshared(memory), from, to).await?;
                 if from != to {
@@ -218,6 +244,9 @@ pub(crate) fn add_to_linker<H: Host>(linker: &mut Linker<Data<H>>) -> Result<()>
         |_: Caller<'_, Data<H>>, code: u32| -> Result<()> { Err(Error::new(Exit { code })) },
     )?;
     linker.allow_shadowing(false);
+    if sock::is_used(module) {
+        sock::add_to_linker(linker, module)?;
+    }
     Ok(())
 }
 
@@ -248,7 +277,7 @@ async fn path_open<H: Host>(
     (dir, lookup, path, path_len, flags, rights, inherited, fd_flags, opened): PathOpen,
 ) -> Result<i32> {
     if Wasi::of(&mut caller.data_mut().wasi).traces.open_files >= OPEN_FILES {
-        return Ok(errno::MFILE);
+        return Ok(errno::MFILE.into());
     }
     let (memory, context) = library_view(caller)?;
     // Whatever fails after the file is open traps, and takes the instance along.
@@ -286,6 +315,9 @@ async fn fd_write<H: Host>(
     caller: &mut Caller<'_, Data<H>>,
     (fd, iovs, iovs_len, written): (i32, u32, u32, u32),
 ) -> Result<i32> {
+    if is_socket(fd) {
+        return sock::write(caller, fd, (iovs, iovs_len), written).await;
+    }
     if fd != 1 && fd != 2 {
         let (memory, context) = library_view(caller)?;
         let (iovs, iovs_len) = (iovs.cast_signed(), iovs_len.cast_signed());
@@ -307,9 +339,10 @@ async fn fd_write<H: Host>(
         }
     };
     if iovs_len > LIST_ITEMS {
-        return Ok(errno::INVAL);
+        return Ok(errno::INVAL.into());
     }
-    Ok(write_buffers(&mut memory, (iovs, iovs_len), written, print).unwrap_or(errno::FAULT))
+    let done = write_buffers(&mut memory, (iovs, iovs_len), written, print);
+    Ok(done.unwrap_or(errno::FAULT.into()))
 }
 
 /// Prints a list of buffers and stores how much that was; nothing at all when a pointer is wrong.

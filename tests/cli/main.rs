@@ -10,6 +10,7 @@ mod docs;
 mod fetch;
 mod limits;
 mod nginx;
+mod outbound;
 mod run;
 mod script;
 mod servers;

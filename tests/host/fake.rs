@@ -3,14 +3,18 @@
 
 use std::borrow::Cow;
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use ngx_http_wasm_handler_module::abi::{Features, FieldKind, Level};
 use ngx_http_wasm_handler_module::host::kept::Kept;
-use ngx_http_wasm_handler_module::host::{Chunk, Host, Refusal, Sink, Source, Write};
+use ngx_http_wasm_handler_module::host::{
+    Chunk, Host, Refusal, Sink, Source, Unresolved, Waited, Watched, Write,
+};
 use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// Name and value of one field line.
 pub type Line = (Vec<u8>, Vec<u8>);
@@ -40,6 +44,13 @@ pub struct Exchange {
     pub status: Option<u16>,
     pub kept: Kept,
     pub sleeps: Vec<Duration>,
+    /// Whether there may be connections.
+    pub connects: bool,
+    /// How often sockets were waited for.
+    pub looks: usize,
+    /// What names stand for, and those that were asked for.
+    pub names: Vec<(String, IpAddr)>,
+    pub asked: Vec<String>,
     /// How often `read_body` and `sleep` find nothing before they do.
     pub parks: usize,
     /// What `read_body` fails with.
@@ -69,6 +80,10 @@ impl Default for Exchange {
             status: None,
             kept: Kept::default(),
             sleeps: Vec::new(),
+            connects: true,
+            looks: 0,
+            names: Vec::new(),
+            asked: Vec::new(),
             parks: 0,
             broken_body: None,
             cursors: [0, 0],
@@ -310,5 +325,29 @@ impl Host for FakeExchange {
     async fn sleep(&mut self, time: Duration) {
         self.exchange.sleeps.push(time);
         self.park().await;
+    }
+
+    fn connects(&self) -> bool {
+        self.exchange.connects
+    }
+
+    async fn ready(&mut self, sockets: Vec<Watched>, time: Duration) -> Waited {
+        self.exchange.looks += 1;
+        self.park().await;
+        let flags = |it: &Watched| match (it.read, it.write) {
+            (true, true) => PollFlags::IN | PollFlags::OUT,
+            (true, false) => PollFlags::IN,
+            (false, _) => PollFlags::OUT,
+        };
+        let mut fds: Vec<_> = sockets.iter().map(|it| PollFd::new(&it.socket, flags(it))).collect();
+        let time = Timespec::try_from(time).expect("a time");
+        poll(&mut fds, Some(&time)).expect("polls");
+        Waited::Over
+    }
+
+    async fn resolve(&mut self, name: &str) -> Result<Vec<IpAddr>, Unresolved> {
+        self.exchange.asked.push(name.to_owned());
+        let named = self.exchange.names.iter().filter(|(other, _)| other == name);
+        Ok(named.map(|(_, address)| *address).collect())
     }
 }

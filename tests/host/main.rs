@@ -15,6 +15,7 @@ mod message;
 mod permissions;
 mod reset;
 mod snapshot;
+mod sockets;
 mod support;
 mod time;
 mod wasi;

@@ -5,8 +5,10 @@ use std::path::Path;
 use std::pin::pin;
 use std::sync::LazyLock;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use ngx_http_wasm_handler_module::abi::{Features, Level, Next};
+use ngx_http_wasm_handler_module::host::connect::Rule;
 use ngx_http_wasm_handler_module::runtime::error::{CallError, LoadError};
 use ngx_http_wasm_handler_module::runtime::guest::{self, Dir, Guest, Settings};
 use ngx_http_wasm_handler_module::runtime::instance::Instance;
@@ -92,6 +94,31 @@ impl Test {
 
     pub fn strict(mut self) -> Self {
         self.settings.strict = true;
+        self
+    }
+
+    /// A rule for connections.
+    pub fn connect(mut self, rule: &str) -> Self {
+        let rule = Rule::parse(rule.as_bytes()).expect(rule);
+        let outbound = &mut self.settings.outbound;
+        outbound.rules = outbound.rules.iter().cloned().chain([rule]).collect();
+        self
+    }
+
+    /// How long sockets are waited for.
+    pub fn patience(mut self, time: Duration) -> Self {
+        self.settings.outbound.timeout = time;
+        self
+    }
+
+    pub fn without_connections(mut self) -> Self {
+        self.exchange.connects = false;
+        self
+    }
+
+    /// What a name stands for.
+    pub fn name(mut self, name: &str, address: &str) -> Self {
+        self.exchange.names.push((name.into(), address.parse().expect(address)));
         self
     }
 
@@ -208,6 +235,7 @@ pub fn settings() -> Settings {
         env: Vec::new(),
         dirs: Vec::new(),
         strict: false,
+        outbound: Default::default(),
     }
 }
 

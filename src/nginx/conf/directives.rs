@@ -1,6 +1,7 @@
 //! The directives: one line each in the table, and one setter each. What is wrong is said with
 //! file, line, value and what was expected.
 
+mod connect;
 mod http;
 mod pool;
 mod status;
@@ -28,6 +29,7 @@ use crate::nginx::ngx::headers_in::constant;
 use crate::nginx::ngx::log::Escaped;
 use crate::nginx::ngx::spool::Room;
 use crate::runtime::guest::Dir;
+use connect::{connect, sockets};
 use http::{cache_path, compile_timeout, instances, profile, stack_limit};
 use pool::{breaker, number, pool};
 use status::status;
@@ -61,7 +63,7 @@ macro_rules! entry {
 }
 
 /// The module's directives.
-pub(crate) static mut COMMANDS: [ngx_command_t; 24] = [
+pub(crate) static mut COMMANDS: [ngx_command_t; 26] = [
     // In limit_except, too, as nginx's access directives.
     ngx_command_t {
         type_: (NGX_HTTP_MAIN_CONF
@@ -75,6 +77,7 @@ pub(crate) static mut COMMANDS: [ngx_command_t; 24] = [
     command(c"http_wasm_buffer_types", NGX_CONF_1MORE, directive!(buffer_types)),
     main_command(c"http_wasm_cache_path", NGX_CONF_TAKE1, main_directive!(cache_path)),
     main_command(c"http_wasm_compile_timeout", NGX_CONF_TAKE1, main_directive!(compile_timeout)),
+    command(c"http_wasm_connect", NGX_CONF_TAKE1, directive!(connect)),
     command(c"http_wasm_dir", NGX_CONF_TAKE23, directive!(dir)),
     command(c"http_wasm_env", NGX_CONF_TAKE1, directive!(env)),
     command(c"http_wasm_field", NGX_CONF_TAKE2, directive!(field)),
@@ -88,6 +91,7 @@ pub(crate) static mut COMMANDS: [ngx_command_t; 24] = [
     command(c"http_wasm_response_buffer", NGX_CONF_TAKE12, directive!(response_buffer)),
     command(c"http_wasm_slice", NGX_CONF_TAKE1, directive!(slice)),
     command(c"http_wasm_snapshot", NGX_CONF_TAKE1, directive!(snapshot)),
+    command(c"http_wasm_sockets", NGX_CONF_1MORE, directive!(sockets)),
     main_command(c"http_wasm_stack_limit", NGX_CONF_TAKE1, main_directive!(stack_limit)),
     command(c"http_wasm_start_timeout", NGX_CONF_TAKE1, directive!(start_timeout)),
     ngx_command_t {

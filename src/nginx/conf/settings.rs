@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use nginx_sys::{NGX_HTTP_CLIENT_TEMP_PATH, ngx_conf_t, ngx_pool_cleanup_add};
 
+use crate::host::connect::{Outbound, Rule};
 use crate::nginx::conf::cache::CacheDir;
 use crate::nginx::conf::cf::{Cf, EMERG, WARN};
 use crate::nginx::conf::line::Line;
@@ -133,6 +134,10 @@ pub(crate) struct LocConf {
     pub(crate) env: Option<Env>,
     /// `http_wasm_dir`.
     pub(crate) dirs: Option<Dirs>,
+    /// `http_wasm_connect`; empty is off.
+    pub(crate) connect: Option<Vec<Rule>>,
+    /// `http_wasm_sockets`, without rules.
+    pub(crate) sockets: Option<Outbound>,
     /// `http_wasm_strict`.
     pub(crate) strict: Option<bool>,
     /// `http_wasm_pool`.
@@ -267,6 +272,16 @@ impl LocConf {
         self.strict = self.strict.or(parent.strict);
         self.env = self.env.take().or_else(|| parent.env.clone());
         self.dirs = self.dirs.take().or_else(|| parent.dirs.clone());
+        self.connect = self.connect.take().or_else(|| parent.connect.clone());
+        self.sockets = self.sockets.take().or_else(|| parent.sockets.clone());
+    }
+
+    /// Where guests may connect to in this location, and how.
+    fn outbound(&self) -> Outbound {
+        Outbound {
+            rules: self.connect.as_deref().unwrap_or_default().into(),
+            ..self.sockets.clone().unwrap_or_default()
+        }
     }
 
     /// What one instance and one call may use in this location.
@@ -318,6 +333,7 @@ impl LocConf {
                     env: self.env.as_deref().cloned().unwrap_or_default(),
                     dirs: self.dirs.as_deref().cloned().unwrap_or_default(),
                     strict: self.strict.unwrap_or(false),
+                    outbound: self.outbound(),
                 },
                 service: Service {
                     pool: self.pool(),

@@ -3,13 +3,16 @@
 use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::future::Future;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
 use crate::abi::{Features, FieldKind, Level};
 use crate::host::budget::message_cost;
 use crate::host::kept::Kept;
-use crate::host::{Chunk, Host, Refusal, Sink, Source, Write, matching};
+use crate::host::{
+    Chunk, Host, Refusal, Sink, Source, Unresolved, Waited, Watched, Write, matching,
+};
 use crate::nginx::exchange::settings::{Given, Http, Location};
 use crate::nginx::exchange::shared::{Io, IoRef, Keeper, Lost, Shared};
 use crate::nginx::guests::lease;
@@ -508,6 +511,41 @@ impl Host for Exchange {
                 Occasion::Request(lent) => lent.shared().sleep(time).await,
                 Occasion::Start(_, Place::Worker(naps)) => naps.sleep(time).await,
                 Occasion::Start(_, Place::Child) => std::thread::sleep(time),
+            }
+        })
+    }
+
+    fn connects(&self) -> bool {
+        match &self.occasion {
+            Occasion::Request(_) | Occasion::Start(_, Place::Worker(_)) => true,
+            // There is no event loop, and nobody is to hear of a configuration that is tried out.
+            Occasion::Start(_, Place::Child) => false,
+        }
+    }
+
+    fn ready(
+        &mut self,
+        sockets: Vec<Watched>,
+        time: Duration,
+    ) -> impl Future<Output = Waited> + Send {
+        OneThread(async move {
+            match &self.occasion {
+                Occasion::Request(lent) => lent.shared().ready(sockets, time).await,
+                Occasion::Start(_, Place::Worker(naps)) => naps.ready(sockets, time).await,
+                Occasion::Start(_, Place::Child) => Waited::NotNow,
+            }
+        })
+    }
+
+    fn resolve(
+        &mut self,
+        name: &str,
+    ) -> impl Future<Output = Result<Vec<IpAddr>, Unresolved>> + Send {
+        OneThread(async move {
+            match &self.occasion {
+                Occasion::Request(lent) => lent.shared().resolve(name).await,
+                Occasion::Start(_, Place::Worker(naps)) => naps.resolve(name).await,
+                Occasion::Start(_, Place::Child) => Err(Unresolved::NotNow),
             }
         })
     }

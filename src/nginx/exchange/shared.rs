@@ -1,16 +1,17 @@
 //! What an exchange shares with the guests' calls: what they read and write, and what they wait for.
 
 use std::cell::{Cell, RefCell, UnsafeCell};
-use std::future::{Future, poll_fn};
+use std::future::Future;
+use std::net::IpAddr;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::rc::Rc;
-use std::task::Poll;
 use std::time::Duration;
 
 use nginx_sys::{ngx_table_elt_t, ngx_uint_t};
 
 use crate::host::kept::Kept;
+use crate::host::{Unresolved, Waited, Watched};
 use crate::logged::Found;
 use crate::nginx::exchange::wait::Need;
 use crate::nginx::ngx::body;
@@ -19,7 +20,9 @@ use crate::nginx::ngx::ffi::NoMemory;
 use crate::nginx::ngx::headers_in;
 use crate::nginx::ngx::headers_out::Outside;
 use crate::nginx::ngx::request::Request;
+use crate::nginx::ngx::resolve::{Question, Resolver};
 use crate::nginx::ngx::saved::{SavedRequest, SavedResponse};
+use crate::nginx::ngx::socket::{Look, give_up};
 use crate::nginx::ngx::spool::{Body, Pieces};
 
 /// Whether the client's request body is there.
@@ -286,14 +289,22 @@ impl Shared {
 
     /// Asks for something; the call is polled again when it is there, and not before.
     pub(crate) fn until(&self, need: Need) -> impl Future<Output = ()> {
-        let asked = Cell::new(false);
-        poll_fn(move |_| {
-            if asked.replace(true) {
-                return Poll::Ready(());
-            }
-            self.need.set(Some(need));
-            Poll::Pending
-        })
+        give_up(need, |need| self.need.set(Some(need)))
+    }
+
+    /// Waits for sockets.
+    pub(crate) async fn ready(&self, sockets: Vec<Watched>, time: Duration) -> Waited {
+        let look = Look::at(sockets, time);
+        self.until(Need::Sockets(Rc::clone(&look))).await;
+        look.waited.get()
+    }
+
+    /// Waits for the resolver of the location.
+    pub(crate) async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, Unresolved> {
+        let resolver = Resolver::of(self.r).ok_or(Unresolved::NoResolver)?;
+        let question = Question::to(resolver, name);
+        self.until(Need::Name(Rc::clone(&question))).await;
+        question.take()
     }
 
     /// Waits without blocking the worker; no time at all means one turn of the event loop.

@@ -259,8 +259,11 @@ pub(crate) fn advance<T: End>(ctx: &Rc<Ctx>, mut call: Call<T>, side: Option<Sid
             return Progress::Done(over(ctx, &mut call, end));
         }
         let need = ctx.take_need().unwrap_or(Need::Turn);
-        let Some(side) = side else { continue };
-        if need == Need::Body {
+        let Some(side) = side else {
+            need.forgo();
+            continue;
+        };
+        if let Need::Body = need {
             match read_body(ctx) {
                 ReadBody::Complete => continue,
                 ReadBody::Waiting => {}

@@ -2,15 +2,18 @@
 //! dropping it undoes all of that.
 
 use std::ffi::c_void;
+use std::rc::Rc;
 use std::time::Duration;
 
 use nginx_sys::ngx_event_t;
 
+use crate::host::{Unresolved, Waited};
 use crate::nginx::ngx::hold::{Event, Guard, Pause, Watch};
 use crate::nginx::ngx::request::Request;
+use crate::nginx::ngx::resolve::{Lookup, Question};
+use crate::nginx::ngx::socket::{Look, Watches};
 
 /// What a call asks to wait for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
     /// The next turn of the event loop.
     Turn,
@@ -20,6 +23,23 @@ pub(crate) enum Need {
     Line(Duration),
     /// The client's request body.
     Body,
+    /// Sockets.
+    Sockets(Rc<Look>),
+    /// What a name stands for.
+    Name(Rc<Question>),
+}
+
+impl Need {
+    /// It is not waited for: the call goes on without.
+    pub(crate) fn forgo(self) {
+        match self {
+            Need::Turn | Need::Time(_) | Need::Line(_) | Need::Body => {}
+            Need::Sockets(look) => look.waited.set(Waited::NotNow),
+            Need::Name(question) => {
+                question.answer.replace(Some(Err(Unresolved::NotNow)));
+            }
+        }
+    }
 }
 
 /// Where in the request's life the wait is.
@@ -50,6 +70,10 @@ pub(crate) enum Wait {
     Line { event: Event, _meanwhile: Meanwhile },
     /// For nginx, which reads the body and watches the client by itself.
     Body,
+    /// For sockets, or a timer. The event goes last.
+    Sockets { _watches: Watches, _event: Event, _meanwhile: Meanwhile },
+    /// For the resolver, which has a timer. The event goes last.
+    Name { _lookup: Lookup, _event: Event, _meanwhile: Meanwhile },
 }
 
 /// What has to be so while a call waits.
@@ -92,6 +116,19 @@ impl Wait {
                 Wait::Line { event, _meanwhile: meanwhile() }
             }
             Need::Body => Wait::Body,
+            Need::Sockets(look) => {
+                let event = event();
+                // SAFETY: the event goes after the watches, and the wait before its request, whose log
+                // it is.
+                let watches = unsafe { Watches::begin(&look, look.time, r.log(), &event) };
+                Wait::Sockets { _watches: watches, _event: event, _meanwhile: meanwhile() }
+            }
+            Need::Name(question) => {
+                let event = event();
+                // SAFETY: the event goes after the lookup.
+                let lookup = unsafe { Lookup::begin(&question, &event) };
+                Wait::Name { _lookup: lookup, _event: event, _meanwhile: meanwhile() }
+            }
         }
     }
 
@@ -100,7 +137,11 @@ impl Wait {
     pub(crate) fn instance_came(&self) {
         match self {
             Wait::Line { event, .. } => event.hurry(),
-            Wait::Turn { .. } | Wait::Timer { .. } | Wait::Body => {}
+            Wait::Turn { .. }
+            | Wait::Timer { .. }
+            | Wait::Body
+            | Wait::Sockets { .. }
+            | Wait::Name { .. } => {}
         }
     }
 }

@@ -5,6 +5,7 @@
 use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
 use std::future::{Future, poll_fn};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
@@ -12,32 +13,56 @@ use std::time::{Duration, Instant};
 
 use nginx_sys::ngx_event_t;
 
-use crate::host::Host;
+use crate::host::{Host, Unresolved, Waited, Watched};
 use crate::nginx::guests::fault::Fault;
 use crate::nginx::guests::lease::Lease;
 use crate::nginx::guests::plugin::Plugin;
 use crate::nginx::guests::worker::TURN_COST;
 use crate::nginx::ngx::ffi::guard;
 use crate::nginx::ngx::hold::Event;
+use crate::nginx::ngx::log::Log;
+use crate::nginx::ngx::resolve::{Lookup, Question, Resolver};
+use crate::nginx::ngx::socket::{Look, Watches, give_up};
 use crate::runtime::error::{CallError, Cause, LoadError};
 use crate::runtime::instance::Instance;
 use crate::runtime::ticker::Ran;
 
-/// How long a start that has given up its turn wants to sleep.
+/// What a start that has given up its turn waits for.
 #[derive(Default)]
-pub(crate) struct Naps(Cell<Option<Duration>>);
+pub(crate) struct Naps(Cell<Option<Nap>>);
+
+enum Nap {
+    /// For so long.
+    Time(Duration),
+    /// For sockets.
+    Sockets(Rc<Look>),
+    /// For the resolver.
+    Name(Rc<Question>),
+}
 
 impl Naps {
+    fn until(&self, nap: Nap) -> impl Future<Output = ()> {
+        give_up(nap, |nap| self.0.set(Some(nap)))
+    }
+
     /// Gives up the turn, for so long.
     pub(crate) fn sleep(&self, time: Duration) -> impl Future<Output = ()> {
-        let mut asked = false;
-        poll_fn(move |_| {
-            if std::mem::replace(&mut asked, true) {
-                return Poll::Ready(());
-            }
-            self.0.set(Some(time));
-            Poll::Pending
-        })
+        self.until(Nap::Time(time))
+    }
+
+    /// Waits for sockets.
+    pub(crate) async fn ready(&self, sockets: Vec<Watched>, time: Duration) -> Waited {
+        let look = Look::at(sockets, time);
+        self.until(Nap::Sockets(Rc::clone(&look))).await;
+        look.waited.get()
+    }
+
+    /// Waits for the resolver of the http block: a start is for no location.
+    pub(crate) async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, Unresolved> {
+        let resolver = Resolver::of_http().ok_or(Unresolved::NoResolver)?;
+        let question = Question::to(resolver, name);
+        self.until(Nap::Name(Rc::clone(&question))).await;
+        question.take()
     }
 }
 
@@ -69,16 +94,16 @@ impl<H: Host> Start<H> {
         poll_fn(|context| Poll::Ready(self.future.as_mut().poll(context))).await
     }
 
-    /// How long it sleeps before its next turn, if it may.
-    fn nap(&mut self) -> Result<Duration, Fault> {
-        let nap = self.naps.0.take().unwrap_or_default();
-        match self.rest.checked_sub(nap) {
-            Some(rest) => {
-                self.rest = rest;
-                Ok(nap)
-            }
-            None => Err(self.late()),
-        }
+    /// What it waits for before its next turn, if it may: how long it sleeps is known before.
+    fn nap(&mut self) -> Result<Nap, Fault> {
+        let nap = self.naps.0.take().unwrap_or(Nap::Time(Duration::ZERO));
+        let time = match &nap {
+            Nap::Time(time) => *time,
+            Nap::Sockets(_) | Nap::Name(_) if self.rest.is_zero() => return Err(self.late()),
+            Nap::Sockets(_) | Nap::Name(_) => Duration::ZERO,
+        };
+        self.rest = self.rest.checked_sub(time).ok_or_else(|| self.late())?;
+        Ok(nap)
     }
 
     fn late(&self) -> Fault {
@@ -110,7 +135,7 @@ impl<H: Host> Start<H> {
             let data = me.as_ptr().cast_mut().cast::<c_void>();
             // SAFETY: the value does not leave its Rc, and drops the event with itself.
             let event = unsafe { Event::of_worker(on_turn::<H>, data) };
-            Detached { event, work: RefCell::default() }
+            Detached { wait: RefCell::default(), event, work: RefCell::default() }
         });
         lease.plugin().starts.0.borrow_mut().push(Rc::clone(&alone));
         Detached::go_on(&alone, self, lease);
@@ -132,8 +157,22 @@ impl<H: Host> Default for Starts<H> {
     }
 }
 
+/// What one of them waits for beside a timer.
+struct Wait {
+    _what: What,
+    began: Instant,
+}
+
+#[expect(dead_code, reason = "what is waited for ends with the value")]
+enum What {
+    Sockets(Watches),
+    Name(Lookup),
+}
+
 /// One of them.
 struct Detached<H: Host> {
+    /// Wakes the event, and goes before it.
+    wait: RefCell<Option<Wait>>,
     event: Event,
     /// None while it has its turn, and when it has ended.
     work: RefCell<Option<(Start<H>, Lease<H>)>>,
@@ -144,10 +183,24 @@ impl<H: Host> Detached<H> {
     fn go_on(this: &Rc<Self>, mut start: Start<H>, lease: Lease<H>) {
         match start.nap() {
             Ok(nap) => {
+                let rest = start.rest;
                 this.work.replace(Some((start, lease)));
-                match nap.is_zero() {
-                    true => this.event.next_turn(),
-                    false => this.event.after(nap),
+                let began = Instant::now();
+                match nap {
+                    Nap::Time(Duration::ZERO) => this.event.next_turn(),
+                    Nap::Time(time) => this.event.after(time),
+                    Nap::Sockets(look) => {
+                        let (log, time) = (Log::cycle(), rest.min(look.time));
+                        // SAFETY: the event goes after the watches; the log is the worker's.
+                        let what = unsafe { Watches::begin(&look, time, log, &this.event) };
+                        this.wait.replace(Some(Wait { _what: What::Sockets(what), began }));
+                    }
+                    Nap::Name(question) => {
+                        this.event.after(rest);
+                        // SAFETY: the event goes after the lookup.
+                        let what = unsafe { Lookup::begin(&question, &this.event) };
+                        this.wait.replace(Some(Wait { _what: What::Name(what), began }));
+                    }
                 }
             }
             Err(fault) => Self::end(this, lease, Err(fault)),
@@ -156,6 +209,9 @@ impl<H: Host> Detached<H> {
 
     fn turn(this: &Rc<Self>) {
         let Some((mut start, lease)) = this.work.take() else { return };
+        if let Some(wait) = this.wait.take() {
+            start.rest = start.rest.saturating_sub(wait.began.elapsed());
+        }
         match start.turn(lease.plugin()) {
             Poll::Ready(result) => {
                 if result.is_ok() {

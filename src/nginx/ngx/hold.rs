@@ -114,6 +114,11 @@ impl Event {
         unsafe { ffi::ngx_http_wasm_post_next_event(self.0.get()) }
     }
 
+    /// For what wakes it on its own, as long as the value lives.
+    pub(crate) fn as_ptr(&self) -> *mut ngx_event_t {
+        self.0.get()
+    }
+
     /// Now, as far as the code that is running allows: instead of when it would have been.
     pub(crate) fn hurry(&self) {
         // SAFETY: as for `after`.

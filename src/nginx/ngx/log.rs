@@ -62,6 +62,10 @@ impl Log {
         Log(log)
     }
 
+    pub(crate) const fn as_ptr(self) -> *mut ngx_log_t {
+        self.0
+    }
+
     /// The log of the running cycle.
     pub(crate) fn cycle() -> Self {
         // SAFETY: nginx sets ngx_cycle before it reads a configuration and keeps it set.

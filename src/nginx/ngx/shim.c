@@ -101,6 +101,126 @@ ngx_http_wasm_delete_posted_event(ngx_event_t *ev)
 }
 
 
+/* Something has happened at a socket of a guest's: whoever waits for it is woken, once. */
+
+static void
+ngx_http_wasm_watched(ngx_event_t *ev)
+{
+    ngx_event_t       *wake;
+    ngx_connection_t  *c;
+
+    c = ev->data;
+    wake = c->data;
+
+    ngx_http_wasm_del_timer(wake);
+    ngx_http_wasm_post_event(wake);
+}
+
+
+/*
+ * Watches a socket until ngx_http_wasm_unwatch(). It takes one of the worker's connections, of which
+ * guests leave a quarter to those that the worker serves.
+ */
+
+ngx_connection_t *
+ngx_http_wasm_watch(ngx_socket_t fd, ngx_uint_t read, ngx_uint_t write,
+    ngx_log_t *log, ngx_event_t *wake)
+{
+    ngx_connection_t  *c;
+
+    if (ngx_cycle->free_connection_n <= ngx_cycle->connection_n / 4) {
+        return NULL;
+    }
+
+    c = ngx_get_connection(fd, log);
+
+    if (c == NULL) {
+        return NULL;
+    }
+
+    c->data = wake;
+    c->number = ngx_atomic_fetch_add(ngx_connection_counter, 1);
+    c->read->log = log;
+    c->read->handler = ngx_http_wasm_watched;
+    c->write->log = log;
+    c->write->handler = ngx_http_wasm_watched;
+
+    if ((read && ngx_handle_read_event(c->read, 0) != NGX_OK)
+        || (write && ngx_handle_write_event(c->write, 0) != NGX_OK))
+    {
+        ngx_http_wasm_unwatch(c);
+        return NULL;
+    }
+
+    return c;
+}
+
+
+/* As ngx_close_connection(), except that the socket stays open. */
+
+void
+ngx_http_wasm_unwatch(ngx_connection_t *c)
+{
+    if (ngx_del_conn) {
+        if (c->read->active || c->write->active) {
+            ngx_del_conn(c, 0);
+        }
+
+    } else {
+        if (c->read->active || c->read->disabled) {
+            ngx_del_event(c->read, NGX_READ_EVENT, 0);
+        }
+
+        if (c->write->active || c->write->disabled) {
+            ngx_del_event(c->write, NGX_WRITE_EVENT, 0);
+        }
+    }
+
+    ngx_http_wasm_delete_posted_event(c->read);
+    ngx_http_wasm_delete_posted_event(c->write);
+
+    c->read->closed = 1;
+    c->write->closed = 1;
+
+    ngx_free_connection(c);
+
+    c->fd = (ngx_socket_t) -1;
+}
+
+
+/*
+ * The resolver of a request's location, or of the http block for whom there is none, with its time; null if
+ * none is configured.
+ */
+
+ngx_resolver_t *
+ngx_http_wasm_resolver(ngx_http_request_t *r, ngx_msec_t *timeout)
+{
+    ngx_http_conf_ctx_t       *http;
+    ngx_http_core_loc_conf_t  *clcf;
+
+    if (r != NULL) {
+        clcf = ngx_http_get_module_loc_conf(r, ngx_http_core_module);
+
+    } else {
+        http = (ngx_http_conf_ctx_t *)
+                   ngx_get_conf(ngx_cycle->conf_ctx, ngx_http_module);
+        clcf = http->loc_conf[ngx_http_core_module.ctx_index];
+    }
+
+    /* The http block has not inherited its default. */
+
+    *timeout = clcf->resolver_timeout != NGX_CONF_UNSET_MSEC
+               ? clcf->resolver_timeout : 30000;
+
+    if (clcf->resolver == NULL || clcf->resolver->connections.nelts == 0) {
+        return NULL;
+    }
+
+    return clcf->resolver;
+}
+
+
 /* An upstream that is still at work on the request. */
 
 ngx_uint_t

@@ -78,6 +78,11 @@ void ngx_http_wasm_post_event(ngx_event_t *ev);
 void ngx_http_wasm_post_next_event(ngx_event_t *ev);
 void ngx_http_wasm_wake(void);
 void ngx_http_wasm_delete_posted_event(ngx_event_t *ev);
+ngx_connection_t *ngx_http_wasm_watch(ngx_socket_t fd, ngx_uint_t read,
+    ngx_uint_t write, ngx_log_t *log, ngx_event_t *wake);
+void ngx_http_wasm_unwatch(ngx_connection_t *c);
+ngx_resolver_t *ngx_http_wasm_resolver(ngx_http_request_t *r,
+    ngx_msec_t *timeout);
 ngx_uint_t ngx_http_wasm_upstream_works(const ngx_http_request_t *r);
 ngx_uint_t ngx_http_wasm_upstream_caches(const ngx_http_request_t *r);
 ngx_uint_t ngx_http_wasm_upstream_replaces_method(const ngx_http_request_t *r);

@@ -1,17 +1,28 @@
-//! `poll_oneoff`: waiting for clocks through the host instead of a runtime of our own.
+//! `poll_oneoff`: waiting for clocks and sockets through the host instead of a runtime of our own.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rustix::event::PollFlags;
 use wasmtime::{Caller, Result};
 use wasmtime_wasi::p1::{WasiP1Ctx, wasi_snapshot_preview1 as library};
 
-use super::{LIST_ITEMS, Wasi, errno, u32_at, u64_at};
-use crate::host::Host;
+use super::errno::{self, Errno};
+use super::sock::{self, Sockets};
+use super::{LIST_ITEMS, Wasi, u32_at, u64_at};
 use crate::host::linker::split;
+use crate::host::{Host, Waited, Watched};
 use crate::runtime::instance::Data;
 
 const SUBSCRIPTION_BYTES: u32 = 48;
 const EVENT_BYTES: u32 = 32;
+
+/// Tags of subscriptions to descriptors.
+const READ: u8 = 1;
+const WRITE: u8 = 2;
+
+fn is_socket(fd: u32) -> bool {
+    sock::is_socket(fd.cast_signed())
+}
 
 /// One thing a guest waits for, as it lies in memory.
 struct Subscription {
@@ -33,7 +44,7 @@ impl Subscription {
                 timeout_ns: u64_at(bytes, 24),
                 absolute: bytes[40] & 1 != 0,
             },
-            tag @ (1 | 2) => Wait::Fd { tag, fd: u32_at(bytes, 16) },
+            tag @ (READ | WRITE) => Wait::Fd { tag, fd: u32_at(bytes, 16) },
             _ => return None,
         };
         let userdata = u64_at(bytes, 0).to_le_bytes();
@@ -52,34 +63,50 @@ impl Subscription {
     }
 }
 
-/// Answers at once for descriptors, which are never worth waiting for here: streams go to the log
-/// and files are read by blocking. Otherwise sleeps until the first clock strikes.
+/// Answers at once for descriptors of files, which are never worth waiting for here: streams go to the
+/// log and files are read by blocking. Otherwise waits until the first clock strikes, or something
+/// happens at a socket.
 pub(super) async fn poll_oneoff<H: Host>(
     caller: &mut Caller<'_, Data<H>>,
     (subscriptions, events, count, stored): (u32, u32, u32, u32),
 ) -> Result<i32> {
     let (mut memory, data) = split(caller)?;
     if count == 0 || count > LIST_ITEMS {
-        return Ok(errno::INVAL);
+        return Ok(errno::INVAL.into());
     }
-    let Wasi { context, strict, .. } = Wasi::of(&mut data.wasi);
+    let Wasi { context, strict, sockets, .. } = Wasi::of(&mut data.wasi);
     let (len, room) = (count * SUBSCRIPTION_BYTES, count * EVENT_BYTES);
     if memory.buffer(events, room as usize).is_err() || memory.buffer(stored, 4).is_err() {
-        return Ok(errno::FAULT);
+        return Ok(errno::FAULT.into());
     }
     let Ok(list) = memory.bytes(subscriptions, len) else {
-        return Ok(errno::FAULT);
+        return Ok(errno::FAULT.into());
     };
     let clocks = Clocks::read(context)?;
     let mut shortest_ns = u64::MAX;
+    let mut polled = Polled::default();
     for bytes in list.chunks_exact(SUBSCRIPTION_BYTES as usize) {
-        let remaining = Subscription::parse(bytes).and_then(|it| clocks.remaining_ns(&it));
+        let Some(subscription) = Subscription::parse(bytes) else {
+            return Ok(errno::INVAL.into());
+        };
+        let remaining = match subscription.wait {
+            // A closed one is answered at once.
+            Wait::Fd { tag, fd } if is_socket(fd) => Some(match polled.add(sockets, fd, tag) {
+                Ok(()) => u64::MAX,
+                Err(_) => 0,
+            }),
+            Wait::Fd { .. } | Wait::Clock { .. } => clocks.remaining_ns(&subscription),
+        };
         let Some(remaining) = remaining else {
-            return Ok(errno::INVAL);
+            return Ok(errno::INVAL.into());
         };
         shortest_ns = shortest_ns.min(remaining);
     }
-    if shortest_ns > 0
+    let mut passed_ns = shortest_ns;
+    let mut failed = None;
+    if !polled.is_empty() {
+        (passed_ns, failed) = polled.wait(data, shortest_ns).await;
+    } else if shortest_ns > 0
         && let Ok(host) = data.state.any_phase()
     {
         let mut time = Duration::from_nanos(shortest_ns);
@@ -89,6 +116,7 @@ pub(super) async fn poll_oneoff<H: Host>(
         }
         host.sleep(time).await;
     }
+    let Wasi { context, .. } = Wasi::of(&mut data.wasi);
     let mut happened = 0;
     for index in 0..count {
         let at = subscriptions + index * SUBSCRIPTION_BYTES;
@@ -97,15 +125,23 @@ pub(super) async fn poll_oneoff<H: Host>(
         let Some(subscription) = Subscription::parse(bytes) else {
             continue;
         };
-        if clocks.remaining_ns(&subscription) > Some(shortest_ns) {
-            continue;
-        }
-        let error = match subscription.wait {
-            Wait::Fd { tag, fd } if !is_ready(context, tag, fd)? => errno::BADF,
-            _ => 0,
+        let event = match subscription.wait {
+            Wait::Fd { tag, fd } if is_socket(fd) => match (polled.found(fd, tag), failed) {
+                (Found::Closed, _) => subscription.event(errno::BADF),
+                (Found::Ready { hangup }, _) => {
+                    let mut event = subscription.event(0);
+                    event[24] = hangup.into();
+                    event
+                }
+                (Found::Nothing, Some(errno)) => subscription.event(errno),
+                (Found::Nothing, None) => continue,
+            },
+            _ if clocks.remaining_ns(&subscription) > Some(passed_ns) => continue,
+            Wait::Fd { tag, fd } if !is_ready(context, tag, fd)? => subscription.event(errno::BADF),
+            Wait::Fd { .. } | Wait::Clock { .. } => subscription.event(0),
         };
         if let Ok(slot) = memory.buffer(events + happened * EVENT_BYTES, EVENT_BYTES as usize) {
-            slot.copy_from_slice(&subscription.event(error));
+            slot.copy_from_slice(&event);
             happened += 1;
         }
     }
@@ -113,6 +149,105 @@ pub(super) async fn poll_oneoff<H: Host>(
         slot.copy_from_slice(&happened.to_le_bytes());
     }
     Ok(errno::SUCCESS)
+}
+
+/// The sockets of one call, each once.
+#[derive(Default)]
+struct Polled {
+    fds: Vec<i32>,
+    sockets: Vec<Watched>,
+    found: Vec<PollFlags>,
+}
+
+/// What there is at a socket.
+enum Found {
+    Closed,
+    Nothing,
+    Ready { hangup: bool },
+}
+
+impl Polled {
+    fn is_empty(&self) -> bool {
+        self.fds.is_empty()
+    }
+
+    fn add(&mut self, sockets: &mut Sockets, fd: u32, tag: u8) -> std::result::Result<(), Errno> {
+        let fd = fd.cast_signed();
+        let (read, write) = (tag == READ, tag == WRITE);
+        match self.fds.iter().position(|&other| other == fd) {
+            Some(at) => {
+                self.sockets[at].read |= read;
+                self.sockets[at].write |= write;
+            }
+            None => {
+                self.sockets.push(sockets.watched(fd, read, write)?);
+                self.fds.push(fd);
+            }
+        }
+        Ok(())
+    }
+
+    fn look(&mut self) -> bool {
+        self.found = sock::look(&self.sockets);
+        self.found.iter().any(|found| !found.is_empty())
+    }
+
+    /// Waits for so long, unless something has happened. How much of that time has passed, and the
+    /// error of those that there is no more waiting for.
+    async fn wait<H: Host>(
+        &mut self,
+        data: &mut Data<H>,
+        shortest_ns: u64,
+    ) -> (u64, Option<Errno>) {
+        let sockets = &mut Wasi::of(&mut data.wasi).sockets;
+        let late = self.expire(sockets);
+        if self.look() || late || shortest_ns == 0 {
+            return (0, None);
+        }
+        let wanted = Duration::from_nanos(shortest_ns);
+        let bound = sockets.longest_wait(&self.fds);
+        let began = Instant::now();
+        loop {
+            let left = wanted.min(bound).saturating_sub(began.elapsed());
+            match sock::watch(data, self.sockets.clone(), left).await {
+                Waited::Over => {}
+                Waited::NoRoom => {
+                    sock::say_no_room(data);
+                    return (0, Some(errno::NOBUFS));
+                }
+                Waited::NotNow => return (0, Some(errno::AGAIN)),
+            }
+            let late = self.expire(&mut Wasi::of(&mut data.wasi).sockets);
+            if self.look() || late {
+                return (0, None);
+            }
+            let waited = began.elapsed();
+            if waited >= wanted {
+                return (shortest_ns, None);
+            }
+            if waited >= bound {
+                return (0, Some(errno::TIMEDOUT));
+            }
+        }
+    }
+
+    /// Whether a connection has taken too long.
+    fn expire(&self, sockets: &mut Sockets) -> bool {
+        self.fds.iter().filter(|&&fd| sockets.is_late(fd)).count() > 0
+    }
+
+    fn found(&self, fd: u32, tag: u8) -> Found {
+        let Some(at) = self.fds.iter().position(|&other| other == fd.cast_signed()) else {
+            return Found::Closed;
+        };
+        let found = self.found.get(at).copied().unwrap_or(PollFlags::empty());
+        let wanted = if tag == READ { PollFlags::IN } else { PollFlags::OUT };
+        let ended = PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL;
+        match found.intersects(wanted | ended) {
+            true => Found::Ready { hangup: tag == READ && found.contains(PollFlags::HUP) },
+            false => Found::Nothing,
+        }
+    }
 }
 
 /// The guest's clocks at one moment, so that all subscriptions are measured against the same.

@@ -193,6 +193,7 @@ fn load(engine: &Engine, imports: &str, body: &str) -> Guest<Quiet> {
         env: Vec::new(),
         dirs: Vec::new(),
         strict: false,
+        outbound: Default::default(),
     };
     Guest::new(engine, &module, settings).expect("links")
 }

@@ -35,6 +35,7 @@ static GUEST: LazyLock<Guest<FakeExchange>> = LazyLock::new(|| {
         env: Vec::new(),
         dirs: Vec::new(),
         strict: false,
+        outbound: Default::default(),
     };
     Guest::new(&engine, &module, settings).expect("a guest")
 });

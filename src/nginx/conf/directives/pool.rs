@@ -79,16 +79,16 @@ pub(super) fn breaker(cf: &Cf, loc: &mut LocConf) -> Result<(), ConfError> {
 }
 
 /// `KEY=VALUE` of a directive.
-struct Parameter<'a> {
+pub(super) struct Parameter<'a> {
     /// As it was written.
-    arg: &'a [u8],
-    key: &'a [u8],
+    pub(super) arg: &'a [u8],
+    pub(super) key: &'a [u8],
     /// Empty without an equals sign.
-    value: &'a [u8],
+    pub(super) value: &'a [u8],
 }
 
 /// The parameters of a directive, each of which may be given once.
-fn parameters(cf: &Cf) -> Result<Vec<Parameter<'_>>, ConfError> {
+pub(super) fn parameters(cf: &Cf) -> Result<Vec<Parameter<'_>>, ConfError> {
     let mut parameters: Vec<Parameter<'_>> = Vec::new();
     for &arg in cf.args().iter().skip(1) {
         let (key, value) = match arg.iter().position(|&b| b == b'=') {
