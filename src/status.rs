@@ -108,12 +108,52 @@ pub struct Guest {
     pub memory_bytes: u64,
     /// Workers in which it is out of service now.
     pub resting: u64,
+    /// Its connections.
+    pub sockets: Sockets,
     /// Time in the guest.
     pub handle_request: Times,
     /// Time in the guest.
     pub handle_response: Times,
     /// The last quarter of an hour, the oldest part first.
     pub recent: Vec<Lately>,
+}
+
+/// Connections of a guest, as of the end of each call.
+#[derive(Clone, Debug, Serialize)]
+pub struct Sockets {
+    /// Sockets that instances have now.
+    pub open: u64,
+    /// Connections that came about.
+    pub connected: u64,
+    /// What it tried and may not.
+    pub refused: u64,
+    /// Connections that did not come about.
+    pub failed: u64,
+    /// Bytes that went out.
+    pub sent_bytes: u64,
+    /// Bytes that came in.
+    pub received_bytes: u64,
+    /// Time that it waited for sockets and names.
+    pub wait_seconds: f64,
+}
+
+impl Sockets {
+    fn new(totals: &Totals) -> Self {
+        Sockets {
+            open: totals.gauge(Gauge::Sockets),
+            connected: totals.counter(Counter::Connected),
+            refused: totals.counter(Counter::Refused),
+            failed: totals.counter(Counter::Unconnected),
+            sent_bytes: totals.counter(Counter::SentBytes),
+            received_bytes: totals.counter(Counter::ReceivedBytes),
+            wait_seconds: seconds(totals.counter(Counter::SocketWaitNs)),
+        }
+    }
+
+    /// Whether there is anything to show.
+    pub(crate) fn were_used(&self) -> bool {
+        self.open + self.connected + self.refused + self.failed > 0
+    }
 }
 
 /// A part of the last quarter of an hour.
@@ -228,6 +268,7 @@ impl Guest {
             instances: totals.gauge(Gauge::Instances),
             memory_bytes: totals.gauge(Gauge::MemoryBytes),
             resting: totals.gauge(Gauge::Resting),
+            sockets: Sockets::new(totals),
             handle_request: Times::new(&totals.request),
             handle_response: Times::new(&totals.response),
             recent: totals.recent.until(now).map(Lately::new).collect(),

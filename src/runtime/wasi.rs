@@ -33,7 +33,8 @@ use crate::memory::GuestMemory;
 
 use clock::Monotonic;
 use lines::Lines;
-use sock::{Said, Sockets, Traffic, is_socket};
+pub use sock::Traffic;
+use sock::{Said, Sockets, is_socket};
 
 /// What one `fd_write` puts into the log before the guest gets to run, and can be stopped, again.
 /// Writes are allowed to be short, and guests go on where they ended.

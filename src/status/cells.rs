@@ -25,9 +25,11 @@ pub enum Gauge {
     MemoryBytes,
     /// The guest is out of service here.
     Resting,
+    /// Sockets of its instances.
+    Sockets,
 }
 
-const GAUGES: usize = 5;
+const GAUGES: usize = 6;
 
 /// What has happened. Stays when the process goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,11 +44,23 @@ pub enum Counter {
     Aborted,
     /// An instance was started.
     InstancesStarted,
+    /// A connection of the guest's came about.
+    Connected,
+    /// It was refused what it may not have.
+    Refused,
+    /// A connection did not come about.
+    Unconnected,
+    /// Bytes that went out on connections.
+    SentBytes,
+    /// Bytes that came in.
+    ReceivedBytes,
+    /// Nanoseconds that it waited for them.
+    SocketWaitNs,
     /// A call failed.
     Failed(Failure),
 }
 
-const COUNTERS: usize = 5 + Failure::ALL.len();
+const COUNTERS: usize = 11 + Failure::ALL.len();
 
 /// Why a call failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,7 +123,13 @@ impl Counter {
             Counter::Answered => 2,
             Counter::Aborted => 3,
             Counter::InstancesStarted => 4,
-            Counter::Failed(failure) => 5 + failure as usize,
+            Counter::Connected => 5,
+            Counter::Refused => 6,
+            Counter::Unconnected => 7,
+            Counter::SentBytes => 8,
+            Counter::ReceivedBytes => 9,
+            Counter::SocketWaitNs => 10,
+            Counter::Failed(failure) => 11 + failure as usize,
         }
     }
 }
@@ -213,8 +233,22 @@ impl Cells {
         match counter {
             Counter::Requests => self.recent.request(now),
             Counter::Failed(failure) => self.recent.failure(now, failure),
-            Counter::Passed | Counter::Answered | Counter::Aborted | Counter::InstancesStarted => {}
+            Counter::Passed
+            | Counter::Answered
+            | Counter::Aborted
+            | Counter::InstancesStarted
+            | Counter::Connected
+            | Counter::Refused
+            | Counter::Unconnected
+            | Counter::SentBytes
+            | Counter::ReceivedBytes
+            | Counter::SocketWaitNs => {}
         }
+    }
+
+    /// There was so much more of what is not shown by time.
+    pub fn add(&self, counter: Counter, by: u64) {
+        add(&self.counters[counter.index()], by);
     }
 
     /// There is more of it.

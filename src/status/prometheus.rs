@@ -52,6 +52,9 @@ impl Guests<'_> {
         let mut results = Vec::new();
         let mut failures = Vec::new();
         let mut infos = Vec::new();
+        let mut connections = Vec::new();
+        let mut bytes = Vec::new();
+        let mut waits = Vec::new();
         for (name, guests) in &self.0 {
             let counts: [(&str, Count); 3] = [
                 ("passed", |g| g.passed),
@@ -66,6 +69,23 @@ impl Guests<'_> {
                 let count = guests.iter().map(|guest| guest.failures[cause]).sum::<u64>();
                 failures.push(sample(&[("guest", name), ("cause", cause)], count as f64));
             }
+            let counts: [(&str, Count); 3] = [
+                ("connected", |g| g.sockets.connected),
+                ("refused", |g| g.sockets.refused),
+                ("failed", |g| g.sockets.failed),
+            ];
+            for (result, of) in counts {
+                let labels = [("guest", *name), ("outcome", result)];
+                connections.push(sample(&labels, sum(guests, of)));
+            }
+            let counts: [(&str, Count); 2] =
+                [("sent", |g| g.sockets.sent_bytes), ("received", |g| g.sockets.received_bytes)];
+            for (direction, of) in counts {
+                let labels = [("guest", *name), ("direction", direction)];
+                bytes.push(sample(&labels, sum(guests, of)));
+            }
+            let seconds = guests.iter().map(|guest| guest.sockets.wait_seconds).sum();
+            waits.push(sample(&[("guest", name)], seconds));
             let mut files: Vec<_> =
                 guests.iter().map(|guest| (&guest.path, &guest.sha256)).collect();
             files.sort();
@@ -108,6 +128,22 @@ impl Guests<'_> {
                 "http_wasm_resting_workers",
                 "Workers in which the guest is out of service after failures in a row.",
                 self.each(|guest| guest.resting),
+            ),
+            gauge(
+                "http_wasm_sockets",
+                "Sockets of instances.",
+                self.each(|guest| guest.sockets.open),
+            ),
+            counter(
+                "http_wasm_connections_total",
+                "Connections of guests, by what became of them.",
+                connections,
+            ),
+            counter("http_wasm_socket_bytes_total", "Bytes on connections of guests.", bytes),
+            counter(
+                "http_wasm_socket_wait_seconds_total",
+                "Time that guests waited for sockets and names.",
+                waits,
             ),
             histogram(
                 "http_wasm_handle_request_seconds",

@@ -57,6 +57,12 @@ fn every_counter_has_a_cell_of_its_own() {
         Counter::Answered,
         Counter::Aborted,
         Counter::InstancesStarted,
+        Counter::Connected,
+        Counter::Refused,
+        Counter::Unconnected,
+        Counter::SentBytes,
+        Counter::ReceivedBytes,
+        Counter::SocketWaitNs,
     ];
     let all: Vec<_> = plain.into_iter().chain(failures).collect();
     let totals = totals(|cells| {

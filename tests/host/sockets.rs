@@ -334,7 +334,9 @@ fn a_connection_that_is_refused_is_an_error_of_the_socket() {
         subscribe(5000)
     );
     let mut running = on_request(&body).connect("127.0.0.1").start().expect("starts");
-    running.serve().expect("serves");
+    let exchange = running.serve().expect("serves").exchange;
+    let line = format!("cannot connect to 127.0.0.1:{port}: connection refused");
+    assert_eq!(exchange.lines(Level::Warn), [line]);
     let traffic = running.instance.take_traffic();
     assert_eq!((traffic.failed, traffic.connected, running.instance.open_sockets()), (2, 0, 2));
 }

@@ -73,6 +73,8 @@ async fn run_request(
     let next = instance.handle_request(Exchange::lend(plugin, ctx.clone())).await;
     let features = instance.features();
     plugin.meter().enabled(features);
+    let traffic = lease.account();
+    ctx.note(|record| record.traffic += traffic);
     match next.map_err(Fault::Call)? {
         Next::Stop => {
             plugin.succeeded(lease.pass(), ctx.log());
@@ -181,7 +183,10 @@ async fn response(mut lease: Lease, ctx: Rc<Ctx>, guest_ctx: u32, is_error: bool
         return Responded::Finished;
     };
     let host = Exchange::lend(&plugin, ctx.clone());
-    match instance.handle_response(host, guest_ctx, is_error).await {
+    let ended = instance.handle_response(host, guest_ctx, is_error).await;
+    let traffic = lease.account();
+    ctx.note(|record| record.traffic += traffic);
+    match ended {
         Ok(()) => {
             // Not before: a guest that always fails here does not work.
             plugin.succeeded(lease.pass(), ctx.log());

@@ -18,6 +18,7 @@ use crate::nginx::exchange::state::Kind;
 use crate::nginx::ngx::ffi::{self, ERROR, NoMemory, OK, bytes, guard};
 use crate::nginx::ngx::headers_in::constant;
 use crate::nginx::ngx::request::Request;
+use crate::runtime::wasi::Traffic;
 
 /// What a variable says of a request that has been through guests, as text; none if nothing.
 type Say = fn(&Ctx, &[u8]) -> Option<Vec<u8>>;
@@ -61,6 +62,26 @@ pub(crate) unsafe extern "C" fn add(cf: *mut ngx_conf_t) -> ngx_int_t {
             (
                 c"wasm_response_time",
                 variable!(|ctx, _| list(ctx, |visit| time(visit.record.response))),
+            ),
+            (
+                c"wasm_socket_failed",
+                variable!(|ctx, _| list(ctx, |visit| count(visit, |it| it.failed))),
+            ),
+            (
+                c"wasm_socket_received",
+                variable!(|ctx, _| list(ctx, |visit| count(visit, |it| it.received_bytes))),
+            ),
+            (
+                c"wasm_socket_refused",
+                variable!(|ctx, _| list(ctx, |visit| count(visit, |it| it.refused))),
+            ),
+            (
+                c"wasm_socket_sent",
+                variable!(|ctx, _| list(ctx, |visit| count(visit, |it| it.sent_bytes))),
+            ),
+            (
+                c"wasm_socket_time",
+                variable!(|ctx, _| list(ctx, |visit| time(Some(visit.record.traffic.waited)))),
             ),
             (c"wasm_template", variable!(|ctx, _| template(ctx))),
             (LOG, variable!(|ctx, _| message(ctx))),
@@ -148,6 +169,11 @@ fn list(ctx: &Ctx, of: impl Fn(&Visit) -> Option<String>) -> Option<Vec<u8>> {
 fn outcome(ctx: &Ctx, visit: &Visit) -> Option<String> {
     let name = visit.record.outcome.map(|outcome| outcome.name());
     name.or((ctx.kind() == Kind::Over).then_some("aborted")).map(str::to_owned)
+}
+
+/// What the guest's sockets did for the request.
+fn count(visit: &Visit, of: fn(&Traffic) -> u64) -> Option<String> {
+    Some(of(&visit.record.traffic).to_string())
 }
 
 /// Seconds, to the microsecond.

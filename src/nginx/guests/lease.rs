@@ -11,6 +11,7 @@ use crate::nginx::ngx::timer;
 use crate::runtime::breaker::Pass;
 use crate::runtime::instance::Instance;
 use crate::runtime::pool::Pool;
+use crate::runtime::wasi::Traffic;
 use crate::status::cells::Gauge;
 
 /// An instance that waits for requests.
@@ -84,6 +85,14 @@ impl<H: Host> Lease<H> {
         match &mut self.place {
             Place::Instance { instance, .. } => Some(instance),
             Place::Leave { .. } | Place::Nothing => None,
+        }
+    }
+
+    /// A call has ended: what its sockets did in it.
+    pub(crate) fn account(&mut self) -> Traffic {
+        match &mut self.place {
+            Place::Instance { instance, .. } => instance.account(),
+            Place::Leave { .. } | Place::Nothing => Traffic::default(),
         }
     }
 

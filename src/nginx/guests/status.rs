@@ -19,6 +19,7 @@ use crate::nginx::ngx::request::Request;
 use crate::nginx::ngx::timer;
 use crate::runtime::instance::Instance;
 use crate::runtime::precompiled::{Sha256Digest, hex};
+use crate::runtime::wasi::Traffic;
 use crate::status::About;
 use crate::status::cells::{Cells, Counter, Failure, Gauge, Timed};
 use crate::status::directory::Identity;
@@ -136,6 +137,22 @@ impl Meter {
         self.cells().observe(timed, time, timer::now());
     }
 
+    /// Sockets of the guest have done this.
+    fn traffic(&self, traffic: &Traffic) {
+        let waited = u64::try_from(traffic.waited.as_nanos()).unwrap_or(u64::MAX);
+        let counts = [
+            (Counter::Connected, traffic.connected),
+            (Counter::Refused, traffic.refused),
+            (Counter::Unconnected, traffic.failed),
+            (Counter::SentBytes, traffic.sent_bytes),
+            (Counter::ReceivedBytes, traffic.received_bytes),
+            (Counter::SocketWaitNs, waited),
+        ];
+        for (counter, count) in counts {
+            self.cells().add(counter, count);
+        }
+    }
+
     /// The guest has enabled these.
     pub(crate) fn enabled(&self, features: crate::abi::Features) {
         self.cells().enabled(features.bits());
@@ -178,21 +195,42 @@ impl Drop for Held {
 pub(crate) struct Metered<H: Host> {
     instance: Instance<H>,
     memory: Held,
+    sockets: Held,
     _count: Held,
 }
 
 impl<H: Host> Metered<H> {
     pub(crate) fn new(meter: &Rc<Meter>, instance: Instance<H>) -> Self {
         meter.count(Counter::InstancesStarted);
-        let mut memory = Held { meter: Rc::clone(meter), gauge: Gauge::MemoryBytes, by: 0 };
-        memory.set(instance.memory_bytes() as u64);
+        let held = |gauge| Held { meter: Rc::clone(meter), gauge, by: 0 };
+        let (memory, sockets) = (held(Gauge::MemoryBytes), held(Gauge::Sockets));
         let count = Meter::hold(meter, Gauge::Instances);
-        Metered { instance, memory, _count: count }
+        let mut metered = Metered { instance, memory, sockets, _count: count };
+        metered.account();
+        metered.weigh();
+        metered
+    }
+
+    /// After a call: what its sockets did in it.
+    pub(crate) fn account(&mut self) -> Traffic {
+        let traffic = self.instance.take_traffic();
+        if traffic != Traffic::default() {
+            self.memory.meter.traffic(&traffic);
+        }
+        traffic
     }
 
     /// After a call: it may have grown.
     pub(crate) fn weigh(&mut self) {
         self.memory.set(self.instance.memory_bytes() as u64);
+        self.sockets.set(self.instance.open_sockets() as u64);
+    }
+}
+
+impl<H: Host> Drop for Metered<H> {
+    fn drop(&mut self) {
+        // Of a call that was given up.
+        self.account();
     }
 }
 
@@ -240,4 +278,6 @@ pub(crate) struct Record {
     /// From the call to its end, waiting included.
     pub(crate) request: Option<Duration>,
     pub(crate) response: Option<Duration>,
+    /// What its sockets did in both.
+    pub(crate) traffic: Traffic,
 }

@@ -26,6 +26,19 @@ pub(super) const NOTSUP: Errno = 58;
 pub(super) const TIMEDOUT: Errno = 73;
 pub(super) const NOTCAPABLE: Errno = 76;
 
+/// Of a connection that has not come about, for the log.
+pub(super) fn reason(errno: Errno) -> String {
+    match errno {
+        14 => "connection refused".to_owned(),
+        15 => "connection reset".to_owned(),
+        23 => "no route to host".to_owned(),
+        40 => "network unreachable".to_owned(),
+        NOENT => "no such file".to_owned(),
+        TIMEDOUT => "timed out".to_owned(),
+        other => format!("error number {other}"),
+    }
+}
+
 /// What the system says of a socket, in the guest's numbers.
 pub(super) fn of(error: System) -> Errno {
     match error {

@@ -6,6 +6,7 @@ mod address;
 mod calls;
 mod names;
 
+use std::ops::AddAssign;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -19,6 +20,7 @@ use rustix::process::{Resource, getrlimit};
 
 pub(super) use calls::{add_to_linker, close, is_used, look, renumber, say_no_room, watch, write};
 
+use self::address::Address;
 use super::errno::{self, Errno};
 use crate::host::Watched;
 use crate::host::connect::{Outbound, Pins};
@@ -60,6 +62,18 @@ pub struct Traffic {
     pub waited: Duration,
 }
 
+impl AddAssign for Traffic {
+    fn add_assign(&mut self, other: Traffic) {
+        let Traffic { connected, refused, failed, sent_bytes, received_bytes, waited } = other;
+        self.connected += connected;
+        self.refused += refused;
+        self.failed += failed;
+        self.sent_bytes += sent_bytes;
+        self.received_bytes += received_bytes;
+        self.waited += waited;
+    }
+}
+
 /// The sockets of an instance.
 pub(crate) struct Sockets {
     outbound: Outbound,
@@ -67,11 +81,15 @@ pub(crate) struct Sockets {
     pins: Pins,
     said: Said,
     traffic: Traffic,
+    /// Connections that did not come about, which has not been said yet.
+    failures: Vec<(Address, Errno)>,
 }
 
 /// One of them.
 struct Socket {
     fd: Arc<OwnedFd>,
+    /// Where it is, or was, to be connected to.
+    to: Option<Address>,
     family: Family,
     kind: Kind,
     /// Calls for it do not wait.
@@ -170,6 +188,7 @@ impl Socket {
         sockopt::set_socket_send_buffer_size(&fd, buffer_bytes).map_err(errno::of)?;
         Ok(Socket {
             fd: Arc::new(fd),
+            to: None,
             family,
             kind,
             nonblocking: false,
@@ -204,6 +223,7 @@ impl Sockets {
             pins: Pins::default(),
             said,
             traffic: Traffic::default(),
+            failures: Vec::new(),
         }
     }
 

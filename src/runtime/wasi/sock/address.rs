@@ -1,6 +1,7 @@
 //! Addresses as they lie in a guest's memory: a pointer and a length at a place of their own, and
 //! there 4 or 16 bytes, or 128 with the family in front. Which it is the length says.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use rustix::net::{SocketAddrAny, SocketAddrUnix};
@@ -8,6 +9,7 @@ use rustix::net::{SocketAddrAny, SocketAddrUnix};
 use super::super::errno::{self, Errno};
 use super::super::u32_at;
 use super::{Family, put};
+use crate::escaped::Escaped;
 use crate::memory::GuestMemory;
 
 /// The older form: nothing but an address of IPv4 or IPv6.
@@ -22,6 +24,15 @@ pub(super) enum Address {
     Ip(SocketAddr),
     /// Empty for one without a name.
     Unix(Vec<u8>),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Ip(address) => write!(f, "{address}"),
+            Address::Unix(path) => write!(f, "unix:{}", Escaped(path)),
+        }
+    }
 }
 
 impl Address {

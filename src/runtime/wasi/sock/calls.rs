@@ -20,7 +20,6 @@ use super::address::Address;
 use super::names::sock_getaddrinfo;
 use super::{Family, Kind, Side, Socket, Sockets, State, is_socket, now, put};
 use crate::abi::{Level, WASI_MODULE};
-use crate::escaped::Escaped;
 use crate::host::connect::{self as rules, Pins, normal};
 use crate::host::linker::split;
 use crate::host::{Host, Unresolved, Waited, Watched};
@@ -112,7 +111,11 @@ pub(in super::super) fn add_to_linker<H: Host>(
                 WASI_MODULE,
                 $name,
                 |mut caller: Caller<'_, Data<H>>, arguments: $arguments| {
-                    Box::new(async move { finish($call(&mut caller, arguments).await) })
+                    Box::new(async move {
+                        let done = $call(&mut caller, arguments).await;
+                        say_failures(caller.data_mut());
+                        finish(done)
+                    })
                 },
             )?
         };
@@ -227,6 +230,14 @@ pub(super) fn say<H: Host>(data: &mut Data<H>, text: String) {
     }
 }
 
+/// Says which connections have not come about.
+fn say_failures<H: Host>(data: &mut Data<H>) {
+    // Mostly none.
+    for (to, errno) in std::mem::take(&mut sockets_of(data).failures) {
+        say(data, format!("cannot connect to {to}: {}", errno::reason(errno)));
+    }
+}
+
 /// The same for what it was refused.
 pub(super) fn refuse<H: Host>(data: &mut Data<H>, text: String, errno: Errno) -> Stop {
     sockets_of(data).traffic.refused += 1;
@@ -288,9 +299,9 @@ async fn sock_open<H: Host>(
 async fn permit<H: Host>(data: &mut Data<H>, to: &Address) -> Done {
     let sockets = sockets_of(data);
     let rules = &sockets.outbound.rules;
-    let shown = match to {
+    match to {
         Address::Unix(path) if rules::allows_path(rules, path) => return Ok(()),
-        Address::Unix(path) => format!("unix:{}", Escaped(path)),
+        Address::Unix(_) => {}
         Address::Ip(to) if rules::allows(rules, *to) => return Ok(()),
         Address::Ip(to) => {
             if rules::names(rules, to.port()).any(|name| sockets.pins.has(name, to.ip())) {
@@ -307,10 +318,9 @@ async fn permit<H: Host>(data: &mut Data<H>, to: &Address) -> Done {
                     }
                 }
             }
-            to.to_string()
         }
-    };
-    let text = format!("may not connect to {shown} (see http_wasm_connect)");
+    }
+    let text = format!("may not connect to {to} (see http_wasm_connect)");
     Err(refuse(data, text, errno::ACCES))
 }
 
@@ -387,6 +397,7 @@ async fn sock_connect<H: Host>(
         }
     };
     let nonblocking = socket.nonblocking;
+    socket.to = Some(to.clone());
     match connected {
         Ok(()) => {
             socket.state = State::Connected;
@@ -398,6 +409,7 @@ async fn sock_connect<H: Host>(
         Err(error @ (System::ALREADY | System::ISCONN)) => return Err(error.into()),
         Err(error) => {
             sockets.traffic.failed += 1;
+            sockets.failures.push((to, errno::of(error)));
             return Err(error.into());
         }
     }
@@ -483,9 +495,13 @@ impl Sockets {
             }
             State::Fresh | State::Connected | State::Late { told: true } => return Ok(None),
         };
+        let to = socket.to.take();
         match result {
             Ok(()) => self.traffic.connected += 1,
-            Err(_) => self.traffic.failed += 1,
+            Err(errno) => {
+                self.traffic.failed += 1;
+                self.failures.extend(to.map(|to| (to, errno)));
+            }
         }
         Ok(Some(result))
     }
@@ -702,7 +718,9 @@ async fn read<H: Host>(
         let received = receive(caller, fd, list, RecvFlags::empty()).await?;
         Ok(put(&mut split(caller)?.0, count, received.len as u32)?)
     };
-    finish(read.await)
+    let done = read.await;
+    say_failures(caller.data_mut());
+    finish(done)
 }
 
 /// `fd_write` of a socket.
@@ -717,7 +735,9 @@ pub(in super::super) async fn write<H: Host>(
         let sent = send(caller, fd, list, None).await?;
         Ok(put(&mut split(caller)?.0, count, sent as u32)?)
     };
-    finish(write.await)
+    let done = write.await;
+    say_failures(caller.data_mut());
+    finish(done)
 }
 
 fn recv_flags(flags: u32) -> Done<RecvFlags> {
