@@ -21,7 +21,7 @@ use Test::Nginx::Wasm;
 select STDERR; $| = 1;
 select STDOUT; $| = 1;
 
-my $t = Test::Nginx->new()->has(qw/http/)->plan(25);
+my $t = Test::Nginx->new()->has(qw/http/)->plan(26);
 
 $t->write_file_expand('nginx.conf', <<'EOC' =~ s/GUEST/built('c-sockets.wasm')/egr);
 
@@ -95,7 +95,7 @@ $t->run();
 ###############################################################################
 
 my ($local, $tcp) = (hex4('127.0.0.1'), port(8081));
-my ($pid) = worker_pids($t);
+my ($pid) = @{ wait_until(sub { my @pids = worker_pids($t); @pids && \@pids }) };
 
 sub ask_at {
 	my ($server, @path) = @_;
@@ -122,6 +122,21 @@ sub connections {
 	return scalar grep { $_->[2] eq $to && $_->[3] eq '01' } @fields;
 }
 
+# Sockets that are not closed where a program takes the place of the worker, except those of nginx's own.
+sub inherited {
+	my ($pid) = @_;
+	open my $fh, '<', '/proc/net/tcp' or die "tcp: $!\n";
+	my $to = sprintf '0100007F:%04X', $tcp;
+	my %ours = map { my @fields = split; $fields[2] eq $to ? ("socket:[$fields[9]]" => 1) : () } <$fh>;
+	my @fds = grep { $ours{ readlink("/proc/$pid/fd/$_") // '' } } map { m{(\d+)$} } glob "/proc/$pid/fd/*";
+	die "no socket\n" unless @fds;
+	return scalar grep {
+		open my $info, '<', "/proc/$pid/fdinfo/$_" or die "fdinfo: $!\n";
+		my ($flags) = join('', <$info>) =~ /^flags:\s*(\d+)/m;
+		!(oct($flags) & 02000000);
+	} @fds;
+}
+
 sub settles {
 	my ($count, $name) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
@@ -136,6 +151,7 @@ like(ask_at('worker', 'keep', $local, $tcp, 'a'), qr/new$/, 'a connection');
 settles($none + 1, 'is kept');
 like(ask_at('worker', 'keep', $local, $tcp, 'a'), qr/old$/, 'is used again');
 settles($none + 1, 'and is one');
+is(inherited($pid), 0, 'which no program that nginx starts has');
 
 # A trap ends the instance.
 is(status(curl('-H', 'Host: worker', "/trap/$local/$tcp")), 500, 'a trap');
