@@ -48,6 +48,8 @@ pub struct Exchange {
     pub connects: bool,
     /// How often sockets were waited for.
     pub looks: usize,
+    /// How such a wait goes without one.
+    pub waited: Option<Waited>,
     /// What names stand for, and those that were asked for.
     pub names: Vec<(String, IpAddr)>,
     pub asked: Vec<String>,
@@ -82,6 +84,7 @@ impl Default for Exchange {
             sleeps: Vec::new(),
             connects: true,
             looks: 0,
+            waited: None,
             names: Vec::new(),
             asked: Vec::new(),
             parks: 0,
@@ -333,6 +336,9 @@ impl Host for FakeExchange {
 
     async fn ready(&mut self, sockets: Vec<Watched>, time: Duration) -> Waited {
         self.exchange.looks += 1;
+        if let Some(waited) = self.exchange.waited {
+            return waited;
+        }
         self.park().await;
         let flags = |it: &Watched| match (it.read, it.write) {
             (true, true) => PollFlags::IN | PollFlags::OUT,

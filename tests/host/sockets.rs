@@ -6,6 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use ngx_http_wasm_handler_module::abi::Level;
+use ngx_http_wasm_handler_module::host::Waited;
 
 use crate::support::Test;
 
@@ -314,6 +315,26 @@ fn clocks_and_sockets_are_waited_for_together() {
         subscribe(10_000)
     );
     on_request(&late).connect("127.0.0.1").patience(Duration::from_millis(20)).run();
+}
+
+#[test]
+fn where_nobody_can_wait_it_is_an_error_number_and_no_loop() {
+    let (_listener, port) = silence();
+    for (waited, error) in [(Waited::NotNow, AGAIN), (Waited::NoRoom, 42)] {
+        let body = format!(
+            "(call $connect (i32.const {port}))
+             (call $is (call $fd_read (global.get $fd) (i32.const 24) (i32.const 1) (i32.const 72)) (i32.const {error}))
+             {} (call $ok (call $poll_oneoff (i32.const 1000) (i32.const 2000) (i32.const 2) (i32.const 72)))
+             (call $is (i32.load (i32.const 72)) (i32.const 1))
+             (call $is (i32.load (i32.const 2000)) (i32.const 2))
+             (call $is (i32.load16_u (i32.const 2008)) (i32.const {error}))",
+            subscribe(10_000)
+        );
+        let exchange = on_request(&body).connect("127.0.0.1").waits(waited).run().exchange;
+        assert_eq!(exchange.looks, 2);
+        let said = exchange.lines(Level::Warn).len();
+        assert_eq!(said, usize::from(waited == Waited::NoRoom));
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use ngx_http_wasm_handler_module::abi::{Features, Level, Next};
+use ngx_http_wasm_handler_module::host::Waited;
 use ngx_http_wasm_handler_module::host::connect::Rule;
 use ngx_http_wasm_handler_module::runtime::error::{CallError, LoadError};
 use ngx_http_wasm_handler_module::runtime::guest::{self, Dir, Guest, Settings};
@@ -113,6 +114,12 @@ impl Test {
 
     pub fn without_connections(mut self) -> Self {
         self.exchange.connects = false;
+        self
+    }
+
+    /// Waits for sockets go like this.
+    pub fn waits(mut self, waited: Waited) -> Self {
+        self.exchange.waited = Some(waited);
         self
     }
 
