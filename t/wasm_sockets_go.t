@@ -22,7 +22,7 @@ use Test::Nginx::Wasm;
 select STDERR; $| = 1;
 select STDOUT; $| = 1;
 
-my $t = Test::Nginx->new()->has(qw/http/)->plan(17);
+my $t = Test::Nginx->new()->has(qw/http/)->plan(19);
 
 $t->write_file_expand('nginx.conf', <<'EOC' =~ s/GUEST/built('go-fetch.wasm')/egr);
 
@@ -84,6 +84,10 @@ like(fetch("127.0.0.1:$tcp/size/200000"), qr/^200 reused x{100}/, 'a long answer
 
 is(content(curl("/both?http://127.0.0.1:$tcp/d+http://127.0.0.1:$tcp/e")) =~ s/new|reused/any/gr,
 	"200 any hello d\n200 any hello e", 'two at the same time');
+
+# The other side has closed a connection that nobody has looked at.
+like(fetch("127.0.0.1:$tcp/last"), qr/^200 \w+ hello last$/, 'the last of a connection');
+like(fetch("127.0.0.1:$tcp/next"), qr/^200 \w+ hello next$/, 'the next request takes another one');
 
 # What is not allowed.
 like(fetch("127.0.0.1:$other/"), qr/connect: Permission denied/, 'another port');

@@ -184,7 +184,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(bytes in any::<[u8; 16]>(), v4 in any::<bool>(), tagged in any::<bool>()) {
+        fn what_is_written_is_read(
+            bytes in any::<[u8; 16]>(),
+            v4 in any::<bool>(),
+            tagged in any::<bool>(),
+        ) {
             let ip = match v4 {
                 true => IpAddr::from([bytes[0], bytes[1], bytes[2], bytes[3]]),
                 false => IpAddr::from(bytes),
@@ -201,7 +205,10 @@ mod tests {
         }
 
         #[test]
-        fn any_memory_is_read_without_a_panic(mut memory in prop::collection::vec(any::<u8>(), 0..200), at in 0u32..220) {
+        fn any_memory_is_read_without_a_panic(
+            mut memory in prop::collection::vec(any::<u8>(), 0..200),
+            at in 0u32..220,
+        ) {
             let _ = Address::read(&GuestMemory::new(&mut memory), at, 1);
             let _ = ip("192.0.2.1:1").write(&mut GuestMemory::new(&mut memory), at);
         }

@@ -230,6 +230,13 @@ pub(super) fn say<H: Host>(data: &mut Data<H>, text: String) {
     }
 }
 
+/// The same for what it was refused.
+pub(super) fn refuse<H: Host>(data: &mut Data<H>, text: String, errno: Errno) -> Stop {
+    sockets_of(data).traffic.refused += 1;
+    say(data, text);
+    Stop::Errno(errno)
+}
+
 /// Says which connections have not come about.
 fn say_failures<H: Host>(data: &mut Data<H>) {
     // Mostly none.
@@ -238,14 +245,7 @@ fn say_failures<H: Host>(data: &mut Data<H>) {
     }
 }
 
-/// The same for what it was refused.
-pub(super) fn refuse<H: Host>(data: &mut Data<H>, text: String, errno: Errno) -> Stop {
-    sockets_of(data).traffic.refused += 1;
-    say(data, text);
-    Stop::Errno(errno)
-}
-
-/// The host, where there can be connections: none in the process that tries a configuration out.
+/// Whether there can be connections at all: none in the process that tries a configuration out.
 pub(super) fn check_connects<H: Host>(data: &mut Data<H>) -> Done {
     if data.state.any_phase().is_ok_and(|host| host.connects()) {
         return Ok(());

@@ -35,6 +35,7 @@ sub tagged {
 #   /stall     nothing
 #   /reset     the connection is reset
 #   /to/WHERE  a redirect to http://WHERE
+#   /last      "hello last", and the connection is closed without a word
 #   anything   "hello WORD"
 sub service {
 	my ($t, $where) = @_;
@@ -99,7 +100,7 @@ sub serve {
 			my $n = syswrite $s, $reply or return;
 			substr $reply, 0, $n, '';
 		}
-		return unless $stays;
+		return unless $stays && $word ne 'last';
 	}
 }
 
