@@ -169,12 +169,12 @@ mod machine {
 
     #[test]
     fn an_exchange_refuses_every_other_step() {
-        let driver = Driver { wake: |_| {}, end: |_| {}, upstream_ended: |_, _| {} };
+        static DRIVER: Driver = Driver { wake: |_| {}, end: |_| {}, upstream_ended: |_, _| {} };
         for from in KINDS {
             for to in KINDS {
                 let bench = Bench::new();
                 let r = bench.request();
-                let ctx = Ctx::create(r, driver).expect("memory");
+                let ctx = Ctx::create(r, &DRIVER).expect("memory");
                 // The way there, by steps that the machine has.
                 let way: &[Kind] = match from {
                     Before => &[],

@@ -187,8 +187,8 @@ impl<H: Host> Instance<H> {
     }
 
     /// What its sockets did since it was last asked.
-    pub fn take_traffic(&mut self) -> Traffic {
-        self.store.data_mut().wasi.as_mut().map(Wasi::take_traffic).unwrap_or_default()
+    pub fn take_traffic(&mut self) -> Option<Traffic> {
+        self.store.data_mut().wasi.as_mut()?.take_traffic()
     }
 
     /// Size of the guest's memory. It never shrinks.

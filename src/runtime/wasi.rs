@@ -138,7 +138,7 @@ impl Wasi {
     }
 
     /// What they did since it was last asked.
-    pub(crate) fn take_traffic(&mut self) -> Traffic {
+    pub(crate) fn take_traffic(&mut self) -> Option<Traffic> {
         self.sockets.take_traffic()
     }
 

@@ -57,7 +57,7 @@ fn access(r: Request, guests: &[Listed]) -> Result<ngx_int_t, NoMemory> {
     let ctx = match Ctx::arrive(r) {
         Some(ctx) => ctx,
         None if !any_applies(r, guests)? => return Ok(DECLINED),
-        None => Ctx::create(r, DRIVER)?,
+        None => Ctx::create(r, &DRIVER)?,
     };
     let mut call = match ctx.step(Event::Access) {
         Step::Ask => None,

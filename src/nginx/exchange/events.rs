@@ -10,7 +10,7 @@ use crate::nginx::exchange::state::{Event, Kind, State, Step};
 use crate::nginx::exchange::task;
 
 /// The way here from a context.
-pub(crate) const DRIVER: Driver = Driver { wake, end, upstream_ended: filter::upstream_ended };
+pub(crate) static DRIVER: Driver = Driver { wake, end, upstream_ended: filter::upstream_ended };
 
 /// A wait is over.
 fn wake(ctx: &Rc<Ctx>) {

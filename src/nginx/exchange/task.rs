@@ -73,8 +73,7 @@ async fn run_request(
     let next = instance.handle_request(Exchange::lend(plugin, ctx.clone())).await;
     let features = instance.features();
     plugin.meter().enabled(features);
-    let traffic = lease.account();
-    ctx.note(|record| record.traffic += traffic);
+    account(ctx, lease);
     match next.map_err(Fault::Call)? {
         Next::Stop => {
             plugin.succeeded(lease.pass(), ctx.log());
@@ -184,8 +183,7 @@ async fn response(mut lease: Lease, ctx: Rc<Ctx>, guest_ctx: u32, is_error: bool
     };
     let host = Exchange::lend(&plugin, ctx.clone());
     let ended = instance.handle_response(host, guest_ctx, is_error).await;
-    let traffic = lease.account();
-    ctx.note(|record| record.traffic += traffic);
+    account(&ctx, &mut lease);
     match ended {
         Ok(()) => {
             // Not before: a guest that always fails here does not work.
@@ -193,6 +191,13 @@ async fn response(mut lease: Lease, ctx: Rc<Ctx>, guest_ctx: u32, is_error: bool
             Responded::Finished
         }
         Err(error) => Responded::failed(&plugin, &ctx, &Fault::Call(error)),
+    }
+}
+
+/// Notes what the guest's sockets did in a call.
+fn account(ctx: &Ctx, lease: &mut Lease) {
+    if let Some(traffic) = lease.account() {
+        ctx.note(|record| **record.traffic.get_or_insert_default() += traffic);
     }
 }
 

@@ -81,7 +81,7 @@ pub(crate) unsafe extern "C" fn add(cf: *mut ngx_conf_t) -> ngx_int_t {
             ),
             (
                 c"wasm_socket_time",
-                variable!(|ctx, _| list(ctx, |visit| time(Some(visit.record.traffic.waited)))),
+                variable!(|ctx, _| list(ctx, |visit| time(Some(traffic(visit).waited)))),
             ),
             (c"wasm_template", variable!(|ctx, _| template(ctx))),
             (LOG, variable!(|ctx, _| message(ctx))),
@@ -172,8 +172,12 @@ fn outcome(ctx: &Ctx, visit: &Visit) -> Option<String> {
 }
 
 /// What the guest's sockets did for the request.
+fn traffic(visit: &Visit) -> Traffic {
+    visit.record.traffic.as_deref().copied().unwrap_or_default()
+}
+
 fn count(visit: &Visit, of: fn(&Traffic) -> u64) -> Option<String> {
-    Some(of(&visit.record.traffic).to_string())
+    Some(of(&traffic(visit)).to_string())
 }
 
 /// Seconds, to the microsecond.

@@ -89,10 +89,10 @@ impl<H: Host> Lease<H> {
     }
 
     /// A call has ended: what its sockets did in it.
-    pub(crate) fn account(&mut self) -> Traffic {
+    pub(crate) fn account(&mut self) -> Option<Traffic> {
         match &mut self.place {
             Place::Instance { instance, .. } => instance.account(),
-            Place::Leave { .. } | Place::Nothing => Traffic::default(),
+            Place::Leave { .. } | Place::Nothing => None,
         }
     }
 

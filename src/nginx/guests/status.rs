@@ -212,12 +212,10 @@ impl<H: Host> Metered<H> {
     }
 
     /// After a call: what its sockets did in it.
-    pub(crate) fn account(&mut self) -> Traffic {
-        let traffic = self.instance.take_traffic();
-        if traffic != Traffic::default() {
-            self.memory.meter.traffic(&traffic);
-        }
-        traffic
+    pub(crate) fn account(&mut self) -> Option<Traffic> {
+        let traffic = self.instance.take_traffic()?;
+        self.memory.meter.traffic(&traffic);
+        Some(traffic)
     }
 
     /// After a call: it may have grown.
@@ -271,13 +269,13 @@ impl Outcome {
 }
 
 /// One guest of a request, for variables.
-#[derive(Clone, Copy, Default)]
+#[derive(Default)]
 pub(crate) struct Record {
     /// None while `handle_request` has not ended.
     pub(crate) outcome: Option<Outcome>,
     /// From the call to its end, waiting included.
     pub(crate) request: Option<Duration>,
     pub(crate) response: Option<Duration>,
-    /// What its sockets did in both.
-    pub(crate) traffic: Traffic,
+    /// What its sockets did in both, if anything.
+    pub(crate) traffic: Option<Box<Traffic>>,
 }

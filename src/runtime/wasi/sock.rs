@@ -239,9 +239,10 @@ impl Sockets {
         self.table.iter().flatten().count()
     }
 
-    /// What they did since it was last asked.
-    pub(crate) fn take_traffic(&mut self) -> Traffic {
-        std::mem::take(&mut self.traffic)
+    /// What they did since it was last asked; nothing if that is nothing.
+    pub(crate) fn take_traffic(&mut self) -> Option<Traffic> {
+        let traffic = std::mem::take(&mut self.traffic);
+        (traffic != Traffic::default()).then_some(traffic)
     }
 
     /// Gives a socket the lowest number that is free.
