@@ -68,7 +68,7 @@ EOF
 guest($t, 'long.wat', <<'EOF');
   (func (export "handle_request") (result i64)
     (local $n i32)
-    (loop $again (br_if $again (i32.lt_u (local.tee $n (i32.add (local.get $n) (i32.const 1))) (i32.const 50000000))))
+    (loop $again (br_if $again (i32.lt_u (local.tee $n (i32.add (local.get $n) (i32.const 1))) (i32.const 500000000))))
     (call $set_resp &"x-counted" &"all")
     (i64.const 1))
 EOF
