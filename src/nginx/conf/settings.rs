@@ -348,6 +348,9 @@ impl LocConf {
             let plugin = plugin?;
             let condition = line.condition;
             self.location.guests.push(Listed { plugin: Rc::clone(&plugin), condition });
+            if self.location.guests.len() > 1 {
+                self.location.guests.iter().for_each(|it| it.plugin.has_company.set(true));
+            }
             let instances = main.loader.instances().unwrap_or(usize::MAX);
             let needed = main.loader.needed();
             if needed > instances {

@@ -15,11 +15,11 @@ use smallvec::SmallVec;
 use crate::abi::Features;
 use crate::nginx::exchange::call::{Asked, Pending};
 use crate::nginx::exchange::host::{Lease, Plugin};
-use crate::nginx::exchange::settings::Listed;
+use crate::nginx::exchange::settings::{Listed, Location};
 use crate::nginx::exchange::shared::{Keeper, Shared};
 use crate::nginx::exchange::state::{Event, Kind, Responding, State, Step, step};
 use crate::nginx::exchange::wait::Caller;
-use crate::nginx::guests::line::Waiter;
+use crate::nginx::guests::line::{Standing, Waiter};
 use crate::nginx::guests::status::Record;
 use crate::nginx::ngx::body;
 use crate::nginx::ngx::chain::Reader;
@@ -314,6 +314,17 @@ impl Ctx {
     pub(crate) fn waiter(&self) -> Weak<dyn Waiter> {
         let me: Weak<Ctx> = Weak::clone(&self.me);
         me
+    }
+
+    /// How far it is through the guests of its location, now that one is to be called.
+    pub(crate) fn standing(&self) -> Standing {
+        let guests = Location::guests(self.request()).len();
+        let visits = self.visits.borrow();
+        if guests == 1 && visits.len() == 1 {
+            return Standing::default();
+        }
+        let holds = visits.iter().any(|visit| matches!(visit.due, Due::Response { .. }));
+        Standing { further: guests.saturating_sub(visits.len()), holds }
     }
 
     /// The guests so far, in the order of requests.

@@ -16,7 +16,7 @@ use crate::nginx::exchange::settings::Http;
 use crate::nginx::exchange::shared::ClientBody;
 use crate::nginx::exchange::wait::{Need, Side, Wait};
 use crate::nginx::guests::fault::Fault;
-use crate::nginx::guests::line::Ticket;
+use crate::nginx::guests::line::{Standing, Ticket};
 use crate::nginx::guests::plugin::Claim;
 use crate::nginx::guests::start::Start;
 use crate::nginx::guests::status::Outcome;
@@ -103,8 +103,8 @@ async fn find_instance<'h>(
     ctx: &Rc<Ctx>,
     held: &'h mut Option<Lease>,
 ) -> Result<&'h mut Lease, Fault> {
-    let since = timer::now();
-    let mut claim = Plugin::lease(plugin, || ctx.waiter())?;
+    let (since, standing) = (timer::now(), ctx.standing());
+    let mut claim = Plugin::lease(plugin, standing, || ctx.waiter())?;
     loop {
         let lease = match claim {
             Claim::Lease(lease) => lease,
@@ -116,7 +116,7 @@ async fn find_instance<'h>(
         if lease.instance().is_some() {
             break;
         }
-        match Box::pin(start(plugin, ctx, held, since)).await? {
+        match Box::pin(start(plugin, ctx, held, (since, standing))).await? {
             None => break,
             Some(ticket) => claim = Claim::Ticket(ticket),
         }
@@ -129,7 +129,7 @@ async fn start(
     plugin: &Rc<Plugin>,
     ctx: &Rc<Ctx>,
     held: &mut Option<Lease>,
-    since: Duration,
+    (since, standing): (Duration, Standing),
 ) -> Result<Option<Rc<Ticket<Exchange>>>, Fault> {
     // What has begun since leave was given.
     let mut start = plugin.may_start().then(|| Start::of(plugin));
@@ -143,7 +143,7 @@ async fn start(
         return Ok(None);
     }
     let lease = held.take();
-    Ok(lease.map(|lease| Plugin::wait_for_start(lease, start, since, ctx.waiter())))
+    Ok(lease.map(|lease| Plugin::wait_for_start(lease, start, standing, since, ctx.waiter())))
 }
 
 /// Waits for its turn: as long as the pool lets it, and longer while an instance is being started, for as

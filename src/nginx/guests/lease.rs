@@ -73,6 +73,7 @@ impl<H: Host> Lease<H> {
     }
 
     fn new(plugin: &Rc<Plugin<H>>, place: Place<H>) -> Self {
+        plugin.line.in_use.set(plugin.line.in_use.get() + 1);
         let in_flight = Some(Meter::hold(plugin.meter(), Gauge::InFlight));
         Lease { plugin: Rc::clone(plugin), place, pass: Pass::Normal, in_flight }
     }
@@ -163,6 +164,8 @@ impl<H: Host> Lease<H> {
 
 impl<H: Host> Drop for Lease<H> {
     fn drop(&mut self) {
+        let Plugin { line, .. } = &*self.plugin;
+        line.in_use.set(line.in_use.get() - 1);
         self.give_back();
         // Says nothing where there has been an outcome.
         self.plugin.breaker(|breaker| {

@@ -12,6 +12,15 @@ use crate::nginx::guests::lease::Lease;
 use crate::nginx::guests::plugin::Plugin;
 use crate::nginx::guests::status::Held;
 
+/// How far a request is through the guests of its location.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Standing {
+    /// Guests that may still come after the one that it asks for.
+    pub(crate) further: usize,
+    /// It has an instance of an earlier one.
+    pub(crate) holds: bool,
+}
+
 /// A call that waits in the line.
 pub(crate) trait Waiter {
     /// What it waits for is there: it is to look again, on a later turn of the event loop.
@@ -25,6 +34,7 @@ pub(crate) struct Ticket<H: Host> {
     lease: Cell<Option<Lease<H>>>,
     /// There is nothing to wait for any more.
     refused: Cell<bool>,
+    pub(crate) standing: Standing,
     /// Since when it waits.
     pub(crate) since: Duration,
     /// How long its guest lets it wait.
@@ -36,6 +46,7 @@ impl<H: Host> Ticket<H> {
     pub(crate) fn new(
         plugin: &Rc<Plugin<H>>,
         waiter: Weak<dyn Waiter>,
+        standing: Standing,
         since: Duration,
         patience: Duration,
         waiting: Held,
@@ -44,7 +55,16 @@ impl<H: Host> Ticket<H> {
         plugin.line.waiting.set(plugin.line.waiting.get() + 1);
         let (plugin, lease) = (Rc::clone(plugin), Cell::new(None));
         let refused = Cell::new(false);
-        Rc::new(Ticket { plugin, waiter, lease, refused, since, patience, _waiting: waiting })
+        Rc::new(Ticket {
+            plugin,
+            waiter,
+            lease,
+            refused,
+            standing,
+            since,
+            patience,
+            _waiting: waiting,
+        })
     }
 
     /// What it waited for, once that is there.
@@ -70,6 +90,8 @@ impl<H: Host> Drop for Ticket<H> {
 pub(crate) struct Line<H: Host> {
     max: usize,
     taken: Cell<usize>,
+    /// Those of them that are not idle.
+    pub(super) in_use: Cell<usize>,
     plugins: RefCell<Vec<Weak<Plugin<H>>>>,
     /// Some may have been given up.
     tickets: RefCell<VecDeque<Weak<Ticket<H>>>>,
@@ -83,6 +105,7 @@ impl<H: Host> Line<H> {
         Rc::new(Line {
             max,
             taken: Cell::new(0),
+            in_use: Cell::new(0),
             plugins: RefCell::default(),
             tickets: RefCell::default(),
             waiting: Cell::new(0),
@@ -109,6 +132,24 @@ impl<H: Host> Line<H> {
         true
     }
 
+    /// Whether a request may take one more instance, be it an idle one: as many as it may need for its
+    /// further guests are left then. Otherwise requests that have some could wait for each other, and
+    /// none would ever give back what it has. So whoever took one last finds the next.
+    pub(crate) fn leaves_enough(&self, standing: Standing) -> bool {
+        let in_use = self.in_use.get();
+        if standing.further == 0 || in_use == 0 {
+            return true;
+        }
+        // Those that are to be ready make no room for others, and are of use to who asks for their guest.
+        let kept = |plugin: Rc<Plugin<H>>| match plugin.has_company.get() {
+            true => 0,
+            false => plugin.idle().saturating_sub(plugin.spare()),
+        };
+        let plugins = self.plugins.borrow();
+        let kept: usize = plugins.iter().filter_map(Weak::upgrade).map(kept).sum();
+        in_use + kept + 1 + standing.further <= self.max
+    }
+
     /// Instances are gone. Whoever says so serves the line next.
     pub(crate) fn release(&self, count: usize) {
         debug_assert!(count <= self.taken.get(), "more instances went than there were");
@@ -120,7 +161,9 @@ impl<H: Host> Line<H> {
         self.waiting.get() == 0
     }
 
-    /// Goes to the end of the line, and is served at once where nobody before can use what is free.
+    /// Goes to the end of the line, and is served at once where nobody before can use what is free. Who has
+    /// an instance of an earlier guest goes before those who have none, as they wait for what it will give
+    /// back.
     pub(crate) fn join(&self, ticket: &Rc<Ticket<H>>) {
         {
             let mut tickets = self.tickets.borrow_mut();
@@ -128,7 +171,15 @@ impl<H: Host> Line<H> {
                 // Given up behind one that still waits.
                 tickets.retain(|ticket| ticket.strong_count() > 0);
             }
-            tickets.push_back(Rc::downgrade(ticket));
+            let goes_before = |other: &Weak<Ticket<H>>| {
+                other.upgrade().is_some_and(|other| !other.standing.holds)
+            };
+            let at = match ticket.standing.holds {
+                true => tickets.iter().position(goes_before),
+                false => None,
+            };
+            let at = at.unwrap_or(tickets.len());
+            tickets.insert(at, Rc::downgrade(ticket));
         }
         self.serve();
     }
@@ -172,7 +223,7 @@ impl<H: Host> Line<H> {
                 at += 1;
                 continue;
             }
-            match Plugin::take(&ticket.plugin, ticket.since, spoken_for) {
+            match Plugin::take(&ticket.plugin, ticket.standing, ticket.since, spoken_for) {
                 Taken::Lease(lease) => {
                     self.tickets.borrow_mut().remove(at);
                     ticket.lease.set(Some(lease));
@@ -180,7 +231,8 @@ impl<H: Host> Line<H> {
                         waiter.served();
                     }
                 }
-                // No guest has an idle instance, or that would have made room.
+                // No guest has an idle instance that could make room, or all rooms there are go to who has
+                // come further.
                 Taken::NoRoom if spoken_for == 0 => return,
                 taken @ (Taken::Full | Taken::Starting | Taken::NoRoom) => {
                     if matches!(taken, Taken::Starting) {
@@ -217,6 +269,6 @@ pub(crate) enum Taken<H: Host> {
     Full,
     /// As many of it as may start at a time are being started.
     Starting,
-    /// It may have another one, and there is no room for it in the worker.
+    /// It may have another one, and there is no room for it in the worker, or for its further guests.
     NoRoom,
 }

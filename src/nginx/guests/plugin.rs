@@ -10,7 +10,7 @@ use crate::abi::Level;
 use crate::host::Host;
 use crate::nginx::guests::fault::{Fault, Kind};
 use crate::nginx::guests::lease::{Idle, Lease};
-use crate::nginx::guests::line::{Line, Taken, Ticket, Waiter};
+use crate::nginx::guests::line::{Line, Standing, Taken, Ticket, Waiter};
 use crate::nginx::guests::service::{OnError, PoolSettings, Service};
 use crate::nginx::guests::start::{Alone, Naps, Start, Starts};
 use crate::nginx::guests::status::{Held, Meter};
@@ -48,6 +48,8 @@ pub(crate) struct Plugin<H: Host> {
     /// Set while instances that are idle now may be dropped for it.
     expiry: Timer,
     pub(crate) line: Rc<Line<H>>,
+    /// It is one of several guests of a location.
+    pub(crate) has_company: Cell<bool>,
     /// Calls of it that wait in the line.
     pub(crate) waiting: Cell<usize>,
     /// Leases that are leave to start an instance, or to go on with it.
@@ -90,6 +92,7 @@ impl<H: Host> Plugin<H> {
             pool: RefCell::default(),
             expiry: Timer::new(),
             line: Rc::clone(line),
+            has_company: Cell::new(false),
             waiting: Cell::new(0),
             leaves: Cell::new(0),
             starts: Starts::default(),
@@ -196,6 +199,7 @@ impl<H: Host> Plugin<H> {
     /// A place in the pool, with an idle instance or leave to start one; or one in the line.
     pub(crate) fn lease(
         plugin: &Rc<Self>,
+        standing: Standing,
         waiter: impl FnOnce() -> Weak<dyn Waiter>,
     ) -> Result<Claim<H>, Fault> {
         plugin.keep_time()?;
@@ -204,12 +208,12 @@ impl<H: Host> Plugin<H> {
         }
         // Whoever waits was there first.
         if plugin.line.is_empty()
-            && let Taken::Lease(lease) = Plugin::take(plugin, timer::now(), 0)
+            && let Taken::Lease(lease) = Plugin::take(plugin, standing, timer::now(), 0)
         {
             return Ok(Claim::Lease(lease));
         }
         let before = plugin.waiting.get();
-        let ticket = Plugin::ticket(plugin, timer::now(), waiter());
+        let ticket = Plugin::ticket(plugin, standing, timer::now(), waiter());
         plugin.line.join(&ticket);
         if let Some(lease) = ticket.redeem() {
             // Whoever stands before waits for something else.
@@ -222,9 +226,14 @@ impl<H: Host> Plugin<H> {
         Ok(Claim::Ticket(ticket))
     }
 
-    fn ticket(plugin: &Rc<Self>, since: Duration, waiter: Weak<dyn Waiter>) -> Rc<Ticket<H>> {
+    fn ticket(
+        plugin: &Rc<Self>,
+        standing: Standing,
+        since: Duration,
+        waiter: Weak<dyn Waiter>,
+    ) -> Rc<Ticket<H>> {
         let waiting = Meter::hold(&plugin.meter, Gauge::Waiting);
-        Ticket::new(plugin, waiter, since, plugin.settings.wait, waiting)
+        Ticket::new(plugin, waiter, standing, since, plugin.settings.wait, waiting)
     }
 
     /// Lets a start go on by itself; without one, others are under way. Whoever had leave for it, and has
@@ -232,11 +241,12 @@ impl<H: Host> Plugin<H> {
     pub(crate) fn wait_for_start(
         lease: Lease<H>,
         start: Option<Start<H>>,
+        standing: Standing,
         since: Duration,
         waiter: Weak<dyn Waiter>,
     ) -> Rc<Ticket<H>> {
         let plugin = Rc::clone(lease.plugin());
-        let ticket = Plugin::ticket(&plugin, since, waiter);
+        let ticket = Plugin::ticket(&plugin, standing, since, waiter);
         // First, so that nobody is served before it.
         plugin.line.join_first(&ticket);
         match start {
@@ -248,7 +258,15 @@ impl<H: Host> Plugin<H> {
 
     /// What the pool has for somebody who has waited since then: an idle instance, or leave to start one.
     /// Others wait already for the room of `spoken_for` instances.
-    pub(crate) fn take(plugin: &Rc<Self>, since: Duration, spoken_for: usize) -> Taken<H> {
+    pub(crate) fn take(
+        plugin: &Rc<Self>,
+        standing: Standing,
+        since: Duration,
+        spoken_for: usize,
+    ) -> Taken<H> {
+        if !plugin.line.leaves_enough(standing) {
+            return Taken::NoRoom;
+        }
         let taken = plugin.with_pool(Pool::take);
         match taken {
             Take::Idle(idle) => Taken::Lease(Lease::of(plugin, idle)),
