@@ -292,7 +292,7 @@ sub check_commands {
 	my %runs = map { $_ => 1 } slurp(repo() . '/tests/cli/docs.rs') =~ /"([\w\/]+\.md)"/g;
 	my %verbs = map { lc $_ => 1 } $enum =~ /^    ([A-Z]\w*)/mg;
 	for my $command (grep { /\S/ } split /\n/, $b->{text}) {
-		my ($target) = $command =~ /(?:^|; )(?:\w+=\S+ )*make ([\w.-]+)$/;
+		my ($target) = $command =~ /(?:^|; )(?:\w+=\S+ )*make ([\w.-]+)(?: \w+=\S+)*$/;
 		my ($verb) = $command =~ /^http-wasm ([\w-]+) /;
 		ok($target ? makefile() =~ /^\Q$target\E:.* ## /m : $verb && $verbs{$verb} && $runs{ $b->{page} },
 			"$b->{place}: \"$command\" is a target of the Makefile, or run by tests/cli/docs.rs");
