@@ -64,7 +64,7 @@ func inFlight(s *Settings, peer *Peer) (*Line, error) {
 			return nil, err
 		}
 	}
-	slow, err := startSelf(s.LoadCPU, "slow", slowOrders{ports[0], ports[1]}, ports[1])
+	slow, err := startSelf(s, s.LoadCPU, "slow", slowOrders{ports[0], ports[1]}, ports[1])
 	if err != nil {
 		return nil, err
 	}

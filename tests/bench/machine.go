@@ -64,6 +64,21 @@ func pinned(cpu int, name string, args ...string) *exec.Cmd {
 
 // machine describes where this runs, for the page.
 func machine(s *Settings) []string {
+	return append(append(hardware(s), packages("libnginx-mod-http-lua", "libnginx-mod-http-js", "wrk")...),
+		"http-wasm-host-go "+moduleVersion("github.com/http-wasm/http-wasm-host-go")+" on wazero "+moduleVersion("github.com/tetratelabs/wazero")+", "+runtime.Version())
+}
+
+// wafMachine does so for the firewalls.
+func wafMachine(s *Settings) []string {
+	return append(append(hardware(s),
+		"Coraza "+moduleVersion("github.com/corazawaf/coraza/v3")+" with the Core Rule Set "+
+			moduleVersion("github.com/corazawaf/coraza-coreruleset/v4")+", "+runtime.Version(),
+		"http-wasm-host-go "+moduleVersion("github.com/http-wasm/http-wasm-host-go")+" on wazero "+
+			moduleVersion("github.com/tetratelabs/wazero")),
+		packages("libnginx-mod-http-modsecurity", "libmodsecurity3", "modsecurity-crs")...)
+}
+
+func hardware(s *Settings) []string {
 	lines := []string{fmt.Sprintf("%s, %d CPUs, %s", firstOf("/proc/cpuinfo", "model name"), runtime.NumCPU(),
 		firstOf("/proc/meminfo", "MemTotal"))}
 	if release, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
@@ -71,23 +86,34 @@ func machine(s *Settings) []string {
 	}
 	out, _ := exec.Command(s.Nginx, "-v").CombinedOutput()
 	lines = append(lines, strings.TrimSpace(strings.TrimPrefix(string(out), "nginx version: ")))
-	for _, name := range []string{"libnginx-mod-http-lua", "libnginx-mod-http-js", "wrk"} {
+
+	return lines
+}
+
+// packages are those of Debian that are installed, with their versions.
+func packages(names ...string) []string {
+	var lines []string
+	for _, name := range names {
 		out, err := exec.Command("dpkg-query", "-W", "-f", "${Package} ${Version}", name).Output()
 		if err == nil {
 			lines = append(lines, string(out))
 		}
 	}
 
-	reference := "http-wasm-host-go v0.7.0"
+	return lines
+}
+
+// moduleVersion is the version of a module that this program is built with.
+func moduleVersion(path string) string {
 	if build, ok := debug.ReadBuildInfo(); ok {
 		for _, module := range build.Deps {
-			if module.Path == "github.com/tetratelabs/wazero" {
-				reference += " on wazero " + module.Version
+			if module.Path == path {
+				return module.Version
 			}
 		}
 	}
 
-	return append(lines, reference+", "+runtime.Version())
+	return "of an unknown version"
 }
 
 func firstOf(file, key string) string {

@@ -18,6 +18,10 @@ type Settings struct {
 	Nginx, Module, Native, Guests, Dir string
 	Quick                              bool
 	Only                               string
+	// WafGuest is the firewall, WafConfig its configuration.
+	WafGuest, WafConfig string
+	// self is this program.
+	self string
 
 	Rounds, Seconds     int
 	WorkerCPU, LoadCPU  int
@@ -32,6 +36,10 @@ func main() {
 			exit(serveReference(os.Stdin))
 		case "slow":
 			exit(serveSlow(os.Stdin))
+		case "coraza":
+			exit(serveCoraza(os.Stdin))
+		case "load":
+			exit(serveLoad(os.Stdin, os.Stdout))
 		}
 	}
 
@@ -42,19 +50,25 @@ func main() {
 	flag.StringVar(&s.Guests, "guests", "", "directory of the guests")
 	flag.StringVar(&s.Dir, "dir", "", "directory for everything that is written")
 	flag.BoolVar(&s.Quick, "quick", false, "a smoke run: one round, short curves")
-	flag.StringVar(&s.Only, "only", "", "comma-separated keys of jobs and curves, or reload")
+	flag.StringVar(&s.Only, "only", "", "comma-separated keys of jobs and curves, or reload; waf, which is measured only if it is asked for")
+	flag.StringVar(&s.WafGuest, "waf", "", "the firewall of examples/waf")
+	flag.StringVar(&s.WafConfig, "waf-config", "", "its configuration")
 	page := flag.String("page", "", "write the page into this directory from the last run, and measure nothing")
 	base := flag.String("base", "", "another build of our module: compare the instructions of both, and measure nothing else")
 	flag.Parse()
 
-	results := filepath.Join(s.Dir, "results.json")
+	var err error
+	if s.self, err = os.Executable(); err != nil {
+		exit(err)
+	}
+	results, waf := filepath.Join(s.Dir, "results.json"), filepath.Join(s.Dir, "waf.json")
 	if *page != "" {
-		exit(writePage(*page, results))
+		exit(writePages(&s, *page, results, waf))
 	}
 	if *base != "" {
 		exit(compare(&s, *base))
 	}
-	exit(run(&s, results))
+	exit(run(&s, results, waf))
 }
 
 func exit(err error) {
@@ -65,7 +79,7 @@ func exit(err error) {
 	os.Exit(0)
 }
 
-func run(s *Settings, results string) error {
+func run(s *Settings, results, waf string) error {
 	s.Rounds, s.Seconds = 5, 1
 	s.InFlight = []int{1, 10, 100, 1000, 2500, 5000, 10000}
 	s.Locations = []int{1, 10, 50, 100, 200}
@@ -81,6 +95,19 @@ func run(s *Settings, results string) error {
 	}
 	if err := writeFiles(s); err != nil {
 		return err
+	}
+	if s.wantsWaf() {
+		found, err := runWaf(s)
+		if err != nil {
+			return fmt.Errorf("waf: %w", err)
+		}
+		printWaf(os.Stdout, found)
+		if err := keep(waf, found); err != nil {
+			return err
+		}
+		if s.Only == wafKey {
+			return nil
+		}
 	}
 
 	report := &Report{Machine: machine(s), When: time.Now().UTC().Format("2006-01-02"), Quick: s.Quick}
@@ -99,13 +126,37 @@ func run(s *Settings, results string) error {
 	report.Targets = targets(report)
 	printTargets(os.Stdout, report.Targets)
 
-	text, err := json.MarshalIndent(report, "", " ")
+	return keep(results, report)
+}
+
+// keep writes what was found, for the page.
+func keep(file string, found any) error {
+	text, err := json.MarshalIndent(found, "", " ")
 	if err != nil {
 		return err
 	}
 
-	return os.WriteFile(results, text, 0o644)
+	return os.WriteFile(file, text, 0o644)
 }
+
+// read is what was found by a run that was kept.
+func read(file string, found any) error {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("no run to write about: %w", err)
+	}
+	if err := json.Unmarshal(text, found); err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+
+	return nil
+}
+
+// wafKey asks for the firewalls.
+const wafKey = "waf"
+
+// wantsWaf says whether they are asked for: they are no part of a run of everything, which takes long enough.
+func (s *Settings) wantsWaf() bool { return s.Only != "" && s.wanted(wafKey) }
 
 // wanted says whether -only asks for a part.
 func (s *Settings) wanted(key string) bool {

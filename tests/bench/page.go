@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"image/color"
 	"os"
@@ -14,15 +13,33 @@ import (
 	"gonum.org/v1/plot/vg"
 )
 
+// writePages writes what was asked for of benchmarks.md; the rest of it stays.
+func writePages(s *Settings, dir, results, waf string) error {
+	if s.Only != wafKey {
+		if err := writePage(dir, results); err != nil {
+			return err
+		}
+	}
+	if !s.wantsWaf() {
+		return nil
+	}
+	var found Waf
+	if err := read(waf, &found); err != nil {
+		return err
+	}
+
+	return writeWaf(dir, &found)
+}
+
 // writePage writes benchmarks.md and its charts from a run that was kept.
 func writePage(dir, results string) error {
-	text, err := os.ReadFile(results)
-	if err != nil {
-		return fmt.Errorf("no run to write about: %w", err)
-	}
 	var r Report
-	if err := json.Unmarshal(text, &r); err != nil {
-		return fmt.Errorf("%s: %w", results, err)
+	if err := read(results, &r); err != nil {
+		return err
+	}
+	before, err := os.ReadFile(filepath.Join(dir, "benchmarks.md"))
+	if err != nil && !os.IsNotExist(err) {
+		return err
 	}
 	charts := filepath.Join(dir, "benchmarks")
 	if err := os.MkdirAll(charts, 0o755); err != nil {
@@ -90,6 +107,8 @@ func writePage(dir, results string) error {
 			fmt.Fprintf(&page, "- %s\n", note)
 		}
 	}
+
+	page.WriteString(wafOf(string(before)))
 
 	return os.WriteFile(filepath.Join(dir, "benchmarks.md"), []byte(page.String()), 0o644)
 }

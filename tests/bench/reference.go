@@ -13,15 +13,20 @@ import (
 	"path/filepath"
 	"strconv"
 
+	"github.com/http-wasm/http-wasm-host-go/handler"
 	wasm "github.com/http-wasm/http-wasm-host-go/handler/nethttp"
+	"github.com/tetratelabs/wazero"
 )
 
 // referenceCell tells the process of the reference host what to serve on a port.
 type referenceCell struct {
 	Port  int
 	Guest string
-	// One of these is the next handler: a backend, or a directory of files, or else a small image.
+	// Config is the guest's configuration.
+	Config string
+	// One of these is the next handler: a backend, a directory of files, the site with a page, or else a small image.
 	Backend, Files string
+	Page           []byte
 }
 
 // serveReference runs http-wasm-host-go on net/http, or on Go's reverse proxy in front of a backend.
@@ -37,18 +42,24 @@ func serveReference(orders io.Reader) error {
 		if err != nil {
 			return err
 		}
-		m, err := wasm.NewMiddleware(context.Background(), guest)
+		m, err := wasm.NewMiddleware(context.Background(), guest, handler.GuestConfig([]byte(cell.Config)),
+			handler.ModuleConfig(reactor()))
 		if err != nil {
 			return fmt.Errorf("%s: %w", cell.Guest, err)
 		}
-		handler := m.NewHandler(context.Background(), next(cell))
+		served := m.NewHandler(context.Background(), next(cell))
 		if listeners[i], err = net.Listen("tcp4", "127.0.0.1:"+strconv.Itoa(cell.Port)); err != nil {
 			return err
 		}
-		go func() { failed <- http.Serve(listeners[i], handler) }()
+		go func() { failed <- http.Serve(listeners[i], served) }()
 	}
 
 	return <-failed
+}
+
+// reactor has guests in Go start, which wazero does not by itself, with real clocks.
+func reactor() wazero.ModuleConfig {
+	return wazero.NewModuleConfig().WithStartFunctions("_start", "_initialize").WithSysWalltime().WithSysNanotime().WithSysNanosleep()
 }
 
 func next(cell referenceCell) http.Handler {
@@ -60,6 +71,9 @@ func next(cell referenceCell) http.Handler {
 	}
 	if cell.Files != "" {
 		return http.FileServer(http.Dir(cell.Files))
+	}
+	if cell.Page != nil {
+		return siteHandler(cell.Page)
 	}
 	pixel := []byte("GIF89a\x01\x00\x01\x00\x80\x01\x00\x00\x00\x00\xff\xff\xff!\xf9\x04\x01\x00\x00\x01\x00,\x00\x00\x00\x00\x01\x00\x01\x00\x00\x02\x02L\x01\x00;")
 

@@ -26,10 +26,12 @@ const (
 	luaModule
 	njsModule
 	referenceHost
+	corazaServer
+	modSecurity
 )
 
 func (k Kind) name() string {
-	return [...]string{"nginx", "nginx-again", "native", "ours", "lua", "njs", "reference"}[k]
+	return [...]string{"nginx", "nginx-again", "native", "ours", "lua", "njs", "reference", "coraza", "modsecurity"}[k]
 }
 
 // modules are the lines at the top and inside the http block.
@@ -45,6 +47,8 @@ func (k Kind) modules(s *Settings) (top, http string) {
 	case njsModule:
 		return "load_module " + debian + "ngx_http_js_module.so;\n",
 			"js_import bench from " + s.Dir + "/bench.js;\njs_set $client bench.header;\njs_set $rest bench.rest;\njs_var $parts;\n"
+	case modSecurity:
+		return "load_module " + debian + "ndk_http_module.so;\nload_module " + debian + "ngx_http_modsecurity_module.so;\n", ""
 	default:
 		return "", ""
 	}
@@ -167,7 +171,7 @@ func startNginx(s *Settings, name string, cpu int, conf string, port int) (*Serv
 	}
 	// The master listens before it forks.
 	children := ""
-	for range 500 {
+	for range 5000 {
 		var err error
 		if children, err = server.children(); err != nil {
 			return nil, err
@@ -175,7 +179,7 @@ func startNginx(s *Settings, name string, cpu int, conf string, port int) (*Serv
 		if children != "" {
 			break
 		}
-		time.Sleep(10 * time.Millisecond)
+		time.Sleep(time.Millisecond)
 	}
 	var err error
 	if server.pid, err = strconv.Atoi(children); err != nil {
@@ -193,17 +197,13 @@ func (s *Server) children() (string, error) {
 }
 
 // startSelf runs this program with a subcommand, which gets its orders on its standard input.
-func startSelf(cpu int, subcommand string, orders any, port int) (*Server, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
+func startSelf(s *Settings, cpu int, subcommand string, orders any, port int) (*Server, error) {
 	text, err := json.Marshal(orders)
 	if err != nil {
 		return nil, err
 	}
 	server := &Server{name: subcommand, log: new(bytes.Buffer)}
-	server.cmd = pinned(cpu, self, subcommand)
+	server.cmd = pinned(cpu, s.self, subcommand)
 	server.cmd.Env = append(os.Environ(), "GOMAXPROCS=1")
 	server.cmd.Stdin = bytes.NewReader(text)
 	server.cmd.Stdout, server.cmd.Stderr = server.log, server.log
@@ -225,7 +225,7 @@ func (s *Server) start(port int) error {
 		select {
 		case err := <-ended:
 			return fmt.Errorf("%s did not start: %v\n%s", s.name, err, s.log)
-		case <-time.After(20 * time.Millisecond):
+		case <-time.After(time.Millisecond):
 		}
 		c, err := net.Dial("tcp4", "127.0.0.1:"+strconv.Itoa(port))
 		if err == nil {

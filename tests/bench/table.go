@@ -94,7 +94,7 @@ func (b *bed) start(cells []*Cell) error {
 	for kind, port := range first {
 		var err error
 		if kind == referenceHost {
-			b.servers[kind], err = startSelf(b.s.WorkerCPU, "reference", references, port)
+			b.servers[kind], err = startSelf(b.s, b.s.WorkerCPU, "reference", references, port)
 		} else {
 			b.servers[kind], err = startNginx(b.s, kind.name(), b.s.WorkerCPU, nginxConf(b.s, kind, b.up, blocks[kind]), port)
 		}
