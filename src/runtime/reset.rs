@@ -23,7 +23,7 @@ use wasmtime::{Global, Store, Val};
 use super::segments::constant;
 
 /// What is done to guests here: what was compiled under another edition is not the same.
-pub(super) const EDITION: &str = "globals exported, 1";
+pub(super) const EDITION: &str = "globals exported, 2";
 
 /// What ours are called among a guest's exports. A guest has none of its own that begin like this.
 const OURS: &str = "http-wasm: ";
@@ -38,14 +38,14 @@ const GLOBAL: &str = "http-wasm: global ";
 const GLOBALS_MAX: usize = 1000;
 const EXPORTS_MAX: u32 = 10_000;
 
-/// What is copied back at most: a tenth of a millisecond of work, in which a worker serves nobody else. For
-/// more a new instance, which gets its pages from the kernel, is as fast. It is what an instance has written to
+/// What is copied back at most: half a millisecond of work, in which a worker serves nobody else. A new
+/// instance gets its pages from the kernel one by one, at ten times that cost. It is what an instance has written to
 /// since it was made: one that has once written more is not put back for ever after, and gives its pages
 /// back.
-const COPIED_BYTES: usize = 1 << 20;
+const COPIED_BYTES: usize = 4 << 20;
 
-/// Initial memory that is kept for it in each worker at most. Reading it takes some milliseconds, once.
-const INITIAL_BYTES_MAX: usize = 8 << 20;
+/// Initial memory that is kept for it in each worker at most. Reading it takes some ten milliseconds, once.
+const INITIAL_BYTES_MAX: usize = 128 << 20;
 
 /// Memory whose pages are looked at one by one at most: some ten microseconds of work.
 const READ_BYTES_MAX: usize = 8 << 20;

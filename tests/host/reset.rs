@@ -198,8 +198,8 @@ fn what_takes_long_to_put_back_is_made_anew() {
         let tried = Tried::of(&guest(more, &fills).replace(&memory(1), &memory(pages)));
         tried.serve(&mut tried.new_instance()).1
     };
-    assert!(is_reset("", 64, 900));
-    assert!(!is_reset("", 64, 1100));
+    assert!(is_reset("", 128, 4000));
+    assert!(!is_reset("", 128, 4200));
     // Looked at one by one.
     assert!(is_reset("", 128, 0));
     assert!(!is_reset("", 129, 0));
@@ -207,12 +207,15 @@ fn what_takes_long_to_put_back_is_made_anew() {
     let is_kept = |at: u32| {
         let data = format!("(data (i32.const {at}) \"text\")");
         let wat = guest(&data, "")
-            .replace(r#"(memory (export "memory") 1)"#, r#"(memory (export "memory") 200)"#);
-        let tried = Tried(Tried::of(&wat).0.resettable(|_, _| true));
+            .replace(r#"(memory (export "memory") 1)"#, r#"(memory (export "memory") 2049)"#);
+        let mut settings = settings();
+        settings.limits.memory_bytes = 256 << 20;
+        let tried = Tried::with(&wat, &settings, Snapshot::Never);
+        let tried = Tried(tried.0.resettable(|_, _| true));
         tried.serve(&mut tried.new_instance()).1
     };
-    assert!(is_kept(8_388_604));
-    assert!(!is_kept(8_388_605));
+    assert!(is_kept((128 << 20) - 4));
+    assert!(!is_kept((128 << 20) - 3));
 }
 
 #[test]
