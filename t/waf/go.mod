@@ -7,6 +7,7 @@ require (
 	github.com/corazawaf/coraza/v3 v3.8.1
 	github.com/goccy/go-yaml v1.19.2
 	ngx-http-wasm-handler/examples/waf v0.0.0
+	ngx-http-wasm-handler/hostile v0.0.0-00010101000000-000000000000
 	ngx-http-wasm-handler/tck/harness v0.0.0
 )
 
@@ -35,3 +36,7 @@ replace (
 	ngx-http-wasm-handler/tck/harness => ../tck/harness
 	ngx-http-wasm-handler/tests/guests/go => ../../tests/guests/go
 )
+
+replace ngx-http-wasm-handler/hostile => ../hostile
+
+replace ngx-http-wasm-handler/conformance => ../conformance
