@@ -115,7 +115,7 @@ STEPS := deps deps-test nginx-debian nginx-1.28 check unittest nginxtest fuzz-sm
 	$(foreach suite,$(filter-out t clitest,$(SUITES)),$(call side_by_side,$(RUNS:%=$(suite)-%))) \
 	restless t-restless-debian t-restless-1.28 \
 	$(foreach suite,$(filter-out t,$(RESTLESS_SUITES)),$(call side_by_side,$(suite)-restless-debian $(suite)-restless-1.28)) \
-	configtest demo-check waf demo-waf-check waf-ftw-short
+	configtest demo-check waf demo-waf-check waf-ftw-short waf-serve-short
 
 .PHONY: test
 test: ## install what is missing and run all tests; says how long each step took

@@ -36,3 +36,11 @@ waf-ftw: module waf ## send the Core Rule Set's tests through the firewall and t
 .PHONY: waf-ftw-short
 waf-ftw-short: waf ## the same with every tenth test
 	timeout -k 10 1800 t/waf/run.sh -short $(nginx_given) $(or $(module_given),$(DEBIAN_MODULE))
+
+.PHONY: waf-serve
+waf-serve: module waf ## serve bodies of all sizes, WebSockets, a burst, a killed worker, new rules and a full disk with the firewall
+	timeout -k 10 900 t/waf/run.sh -serve $(DEBIAN_NGINX) $(or $(module_given),$(DEBIAN_MODULE))
+
+.PHONY: waf-serve-short
+waf-serve-short: waf ## the same with fewer sizes, and without the full disk
+	timeout -k 10 600 t/waf/run.sh -serve -short $(nginx_given) $(or $(module_given),$(DEBIAN_MODULE))

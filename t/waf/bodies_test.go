@@ -76,7 +76,7 @@ func TestBodies(t *testing.T) {
 			})
 		}
 	}
-	size, err := process.SizeOf(f.worker())
+	size, err := process.SizeOf(f.worker(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,7 +180,7 @@ func (o *origin) download(t *testing.T, f *firewall) {
 	const size = 100 * mB
 	// An instance is there.
 	f.fetch(t, 0, "length", "file", 1, http.StatusOK)
-	worker := f.worker()
+	worker := f.worker(t)
 	before, err := process.SizeOf(worker)
 	if err != nil {
 		t.Fatal(err)

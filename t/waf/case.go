@@ -1,6 +1,7 @@
 // Package waf sends the regression tests of the Core Rule Set through the
 // firewall of examples/waf on nginx, and through Coraza in a Go server with the
-// same rules, and compares which rules match.
+// same rules, and compares which rules match. It also serves with the firewall:
+// large bodies, bursts, reloads, dead workers.
 package waf
 
 import (

@@ -104,22 +104,6 @@ func (f *firewall) request(t *testing.T, protocol int, method, target string, bo
 	return r
 }
 
-// get is the status and the body of a page.
-func (f *firewall) get(t *testing.T, target string) (status int, text string) {
-	t.Helper()
-	resp, err := f.clients[0].Do(f.request(t, 0, "GET", target, nil))
-	if err != nil {
-		t.Fatalf("%s: %v", target, err)
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatalf("%s: %v", target, err)
-	}
-
-	return resp.StatusCode, string(body)
-}
-
 // figures are those of the status page that the tests look at.
 type figures struct {
 	Requests, Failed, In_flight, Instances, Instances_started, Memory_bytes int
@@ -142,13 +126,16 @@ func (f *firewall) status(t *testing.T) figures {
 	return report.Guests[len(report.Guests)-1]
 }
 
-// worker is the only worker that takes requests, 0 if there is none or more.
-func (f *firewall) worker() int {
-	if workers := process.Workers(f.Master()); len(workers) == 1 {
-		return workers[0]
-	}
+// worker is the worker of an nginx that has one.
+func (f *firewall) worker(t *testing.T) int {
+	t.Helper()
+	var workers []int
+	f.await(t, "not one worker", func() bool {
+		workers = process.Workers(f.Master())
+		return len(workers) == 1
+	})
 
-	return 0
+	return workers[0]
 }
 
 // logged are the lines of error_log with this in them.
