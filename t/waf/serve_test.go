@@ -239,10 +239,11 @@ func (o *origin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.Copy(w, body)
 }
 
-// received is what came for a target, or nothing.
+// received is what has come for a target since this was asked for the last time, or nothing.
 func (o *origin) received(target string) string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	defer delete(o.got, target)
 
 	return o.got[target]
 }
@@ -262,6 +263,11 @@ var contents = map[string]content{
 	}},
 	"api": {"application/json", func(size int) io.Reader {
 		return framed(`{"text":"`, "two cups of green tea and a slice of cake, ", `"}`, size)
+	}},
+	"list": {"application/json", func(size int) io.Reader {
+		const item = `{"id":17,"name":"green tea","note":"from the hills"}`
+		text := "[" + strings.Repeat(item+",", max(size-2-len(item), 0)/(len(item)+1)) + item + "]"
+		return strings.NewReader(text + strings.Repeat(" ", max(size-len(text), 0)))
 	}},
 	// What is sized is the file in it.
 	"upload": {"multipart/form-data; boundary=" + boundary, func(size int) io.Reader {
