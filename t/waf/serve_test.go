@@ -63,12 +63,12 @@ func protect(t *testing.T, backend http.Handler, s setup) *firewall {
 		Ports: 3, Workers: max(s.workers, 1), Alert: s.alert,
 		Files: map[string][]byte{"waf.wasm": guest, "waf.json": []byte(s.rules), "cert.pem": identity.CertPEM, "key.pem": identity.KeyPEM},
 		HTTP: `log_format requests '$request_uri';
-			access_log ${dir}/requests.log requests;
 			ssl_certificate ${dir}/cert.pem; ssl_certificate_key ${dir}/key.pem;
 			` + s.http + `
 			server {
 				listen ${addr0};
 				listen ${addr1} ssl http2;
+				access_log ${dir}/requests.log requests;
 				add_header X-Worker $pid always;
 				location / {
 					http_wasm ${dir}/waf.wasm config_file=${dir}/waf.json;
@@ -76,7 +76,7 @@ func protect(t *testing.T, backend http.Handler, s setup) *firewall {
 					` + s.location + `
 				}
 			}
-			server { listen ${addr2}; access_log off; location / { http_wasm_status; } }`,
+			server { listen ${addr2}; location / { http_wasm_status; } }`,
 	})
 	for i := range f.clients {
 		transport := &http.Transport{
