@@ -35,7 +35,7 @@ our $NGINX = $ENV{TEST_NGINX_BINARY} // '/usr/sbin/nginx';
 my $PATIENCE = $ENV{TEST_NGINX_PATIENCE} || 1;
 my $REQUEST_TIMEOUT = 8 * $PATIENCE;
 my $WAIT_TIMEOUT = 10 * $PATIENCE;
-my $START_TIMEOUT = 60 * $PATIENCE;
+my $START_TIMEOUT = 180 * $PATIENCE;
 
 my @live;       # objects whose processes are still to be stopped
 my %ports;      # port asked for in the test -> [ free port, lock held on it ]
