@@ -23,7 +23,7 @@ use Test::Nginx::Wasm;
 select STDERR; $| = 1;
 select STDOUT; $| = 1;
 
-my $t = Test::Nginx->new()->has(qw/http http_v2/)->plan(53);
+my $t = Test::Nginx->new()->has(qw/http http_v2/)->plan(55);
 my $dir = $t->testdir();
 
 for my $lent ('lent', 'kept', 'mark') {
@@ -68,6 +68,7 @@ http {
             http_wasm_pool wait=1m; empty_gif; }
         location /fails { http_wasm opens.wat name=fails; http_wasm_dir %%TESTDIR%%/lent /lent;
             http_wasm_pool wait=1m; empty_gif; }
+        location /holds { http_wasm holds.wat name=holds; http_wasm_pool wait=1ms; empty_gif; }
         location /laggard { http_wasm laggard.wat; http_wasm_dir %%TESTDIR%%/mark /lent rw; http_wasm_pool wait=1ms;
             http_wasm_start_timeout 250ms; empty_gif; }
         location /ready { http_wasm slow.wat name=ready; http_wasm_pool min=2 idle_timeout=100ms; empty_gif; }
@@ -116,6 +117,16 @@ guest($t, 'laggard.wat', <<'EOF');
     (loop $again (br $again)))
 EOF
 
+# Starts for many slices, and is in use for half a second then.
+guest($t, 'holds.wat', <<'EOF' . $slow);
+  (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+  (data (i32.const 16) "\00\00\00\00\00\00\00\00\01\00\00\00\00\00\00\00\00\65\cd\1d")
+  (func (export "_initialize") (call $work))
+  (func (export "handle_request") (result i64)
+    (if (call $poll (i32.const 8) (i32.const 64) (i32.const 1) (i32.const 128)) (then unreachable))
+    (i64.const 1))
+EOF
+
 # Fails without its file.
 guest($t, 'opens.wat', <<'EOF' . $slow . $traps);
   (import "wasi_snapshot_preview1" "path_open" (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
@@ -162,6 +173,9 @@ ok(wait_until(sub { figure('three', 'instances_started_total') >= 3 }), 'start t
 my @napping = map { http_get('/naps', start => 1) } 1 .. 5;
 like(http_get('/status'), qr/ 200 /, 'a start that sleeps does not keep others');
 is(scalar(grep { status(http_end($_)) == 200 } @napping), 5, 'who waited for it is served');
+
+is(status(http_get('/holds')), 200, 'an instance');
+is(served('/holds', 3), 3, 'while it is in use, others wait for as long as a start takes, and get another one');
 
 is(status(http_get('/laggard')), 503, 'a start that sleeps and works for longer than anybody waits');
 is(error_log_count($t, qr/guest "laggard": an instance is being started and was not ready in time \(see http_wasm_pool\)/), 1,

@@ -146,8 +146,8 @@ async fn start(
     Ok(lease.map(|lease| Plugin::wait_for_start(lease, start, standing, since, ctx.waiter())))
 }
 
-/// Waits for its turn: as long as the pool lets it, and longer while an instance is being started, for as
-/// long as that may take.
+/// Waits for its turn: as long as the pool lets it, after the time that has to pass before another instance
+/// is started for it, and longer while one is being started, for as long as that may take.
 async fn wait_in_line(
     plugin: &Rc<Plugin>,
     ctx: &Ctx,
@@ -163,9 +163,8 @@ async fn wait_in_line(
             None => {}
         }
         let is_starting = plugin.is_starting();
-        if is_starting {
-            patience = ticket.patience + start;
-        }
+        let start = if is_starting { start } else { plugin.usual_start() };
+        patience = patience.max(ticket.patience + start);
         let waited = timer::now().saturating_sub(ticket.since);
         let Some(left) = patience.checked_sub(waited).filter(|it| !it.is_zero()) else {
             return Err(if is_starting { Fault::Starting } else { Fault::Busy });

@@ -237,7 +237,7 @@ impl<H: Host> Line<H> {
                 taken @ (Taken::Full | Taken::Starting | Taken::NoRoom) => {
                     if matches!(taken, Taken::Starting) {
                         spoken_for += 1;
-                        Plugin::watch_late(&ticket.plugin);
+                        Plugin::watch_late(&ticket.plugin, ticket.since);
                     }
                     full.push(Rc::clone(&ticket.plugin));
                     at += 1;

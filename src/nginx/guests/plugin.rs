@@ -178,14 +178,25 @@ impl<H: Host> Plugin<H> {
 
     /// Somebody waits for an instance of a guest that starts slowly: the line is looked at again when one
     /// may be started for him.
-    pub(crate) fn watch_late(plugin: &Rc<Self>) {
-        let StartTime::Took { time, .. } = plugin.start_time.get() else { return };
+    pub(crate) fn watch_late(plugin: &Rc<Self>, since: Duration) {
+        let StartTime::Took { time, ended } = plugin.start_time.get() else { return };
         if plugin.late.is_set() || plugin.is_starting() {
             return;
         }
+        let waited = timer::now().saturating_sub(since.max(ended));
+        let left = time.saturating_sub(waited).max(Duration::from_millis(1));
         let data = ffi::c_void_of(Rc::as_ptr(plugin));
         // SAFETY: a plugin does not leave its Rc, and drops the timer with itself.
-        unsafe { plugin.late.set(time, on_late::<H>, data) };
+        unsafe { plugin.late.set(left, on_late::<H>, data) };
+    }
+
+    /// How long a request waits at least before another instance of a guest that starts slowly is started
+    /// for it.
+    pub(crate) fn usual_start(&self) -> Duration {
+        match self.start_time.get() {
+            StartTime::AtOnce | StartTime::Unknown => Duration::ZERO,
+            StartTime::Took { time, .. } => time,
+        }
     }
 
     /// Makes sure that its time is measured.
