@@ -59,17 +59,19 @@ for name in basic-auth security-headers; do
     fi
 done
 
-name=json
-if is_stale $name "$root/tests/guests/go/go.mod" "$root/tests/guests/go/httpwasm"; then
+# Everything in Go also depends on the package that the guests of the tests use.
+for name in forward-auth json; do
+    is_stale $name "$root/tests/guests/go/go.mod" "$root/tests/guests/go/httpwasm" || continue
     have=$(go env GOVERSION 2>/dev/null | sed 's/^go//')
     if ! printf '%s\n' 1.24 "${have:-0}" | sort -V -C; then
         leave_out $name "Go 1.24 or later is not installed, but ${have:-none}"
     else
-        GOOS=wasip1 GOARCH=wasm go -C "$src/$name" build -buildmode=c-shared -buildvcs=false -trimpath -ldflags='-s -w' \
-            -o "$work/example-$name.wasm" .
+        # The tag has names resolved by the host.
+        GOOS=wasip1 GOARCH=wasm go -C "$src/$name" build -buildmode=c-shared -tags getaddrinfo -buildvcs=false -trimpath \
+            -ldflags='-s -w' -o "$work/example-$name.wasm" .
         place "$work/example-$name.wasm" "$out/example-$name.wasm"
     fi
-fi
+done
 
 name=ab-split
 if is_stale $name; then

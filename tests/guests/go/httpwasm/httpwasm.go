@@ -74,6 +74,9 @@ func getHeaderValues(kind uint32, name unsafe.Pointer, nameLen uint32, buf unsaf
 //go:wasmimport http_handler set_header_value
 func setHeaderValue(kind uint32, name unsafe.Pointer, nameLen uint32, value unsafe.Pointer, valueLen uint32)
 
+//go:wasmimport http_handler add_header_value
+func addHeaderValue(kind uint32, name unsafe.Pointer, nameLen uint32, value unsafe.Pointer, valueLen uint32)
+
 //go:wasmimport http_handler remove_header
 func removeHeader(kind uint32, name unsafe.Pointer, nameLen uint32)
 
@@ -157,6 +160,11 @@ func Log(level int32, message string) { log(level, text(message), uint32(len(mes
 // SetHeader replaces all values of a header.
 func SetHeader(kind uint32, name, value string) {
 	setHeaderValue(kind, text(name), uint32(len(name)), text(value), uint32(len(value)))
+}
+
+// AddHeader adds a value to those of a header.
+func AddHeader(kind uint32, name, value string) {
+	addHeaderValue(kind, text(name), uint32(len(name)), text(value), uint32(len(value)))
 }
 
 // RemoveHeader removes all values of a header.
