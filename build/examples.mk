@@ -16,5 +16,5 @@ check-examples: ## formatting, clippy and go vet of the examples
 	     --manifest-path examples/$$name/Cargo.toml || exit 1; done
 	@unformatted=$$(gofmt -l examples tests/guests/go); \
 	 test -z "$$unformatted" || { echo "gofmt would change $$unformatted" >&2; exit 1; }
-	@for name in forward-auth json; do \
+	@for name in forward-auth json rate-limit; do \
 	   echo "go vet examples/$$name"; GOOS=wasip1 GOARCH=wasm timeout -k 10 600 go -C examples/$$name vet . || exit 1; done

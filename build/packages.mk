@@ -5,7 +5,7 @@ BUILD_PACKAGES := ca-certificates curl gcc libc6-dev libclang-dev make nginx ngi
                   libpcre2-dev libssl-dev zlib1g-dev
 TEST_PACKAGES  := chromium-headless-shell clang docker-registry libfcgi-perl libio-socket-ssl-perl \
                   libnginx-mod-http-brotli-filter libnginx-mod-http-image-filter libnginx-mod-http-modsecurity lld llvm \
-                  nghttp2-client nghttp2-server openssl perl python3 python3-prometheus-client wabt
+                  nghttp2-client nghttp2-server openssl perl python3 python3-prometheus-client redis-server wabt
 GO_VERSION := 1.26
 SUDO       := $(if $(filter 0,$(shell id -u)),,sudo)
 

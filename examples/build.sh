@@ -60,7 +60,7 @@ for name in basic-auth security-headers; do
 done
 
 # Everything in Go also depends on the package that the guests of the tests use.
-for name in forward-auth json; do
+for name in forward-auth json rate-limit; do
     is_stale $name "$root/tests/guests/go/go.mod" "$root/tests/guests/go/httpwasm" || continue
     have=$(go env GOVERSION 2>/dev/null | sed 's/^go//')
     if ! printf '%s\n' 1.24 "${have:-0}" | sort -V -C; then

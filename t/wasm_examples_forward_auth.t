@@ -294,6 +294,16 @@ subtest 'certificates' => sub {
 };
 
 subtest 'a wrong configuration' => sub {
+	my ($right, $status) = nginx_test($t, <<"EOF");
+%%TEST_GLOBALS%%
+events {
+}
+http {
+    http_wasm $guest config_file=@{[repo()]}/examples/forward-auth/forward-auth.json;
+}
+EOF
+	is($status, 0, 'the one of the documentation is right') or diag($right);
+
 	my $url = '"url": "http://127.0.0.1/"';
 	for my $case (
 		(map { [ $_, qr/expected JSON with "url"/ ] } '', '[]', '{', '{"url":1}', "{$url,\"header\":[]}", "{$url,\"cache\":\"10s\"}"),

@@ -101,7 +101,11 @@ func try(q question) (a answer, err error) {
 		}
 	}
 	defer func() {
-		if conn.Err() != nil {
+		// The client believes any length that it is told.
+		if recover() != nil {
+			err = errors.New("the reply is too large")
+		}
+		if err != nil || conn.Err() != nil {
 			conn.Close()
 			conn = nil
 		}
